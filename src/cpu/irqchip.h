@@ -1,0 +1,59 @@
+/*
+ * The seam between interrupt controllers and everything else. Implemented in software by hw/apic.c,
+ * hw/ioapic.c and hw/pic.c together, and later by the kernel's chips in kvm/. Every function is
+ * called with the machine lock held unless it says otherwise.
+ *
+ * A chip that has something for a vCPU calls vcpu_request(): VCPU_REQ_INTERRUPT when a vector may be
+ * deliverable (spurious requests are harmless), VCPU_REQ_NMI, VCPU_REQ_INIT, VCPU_REQ_SIPI (after
+ * setting vcpu->sipi_vector). It clears VCPU_REQ_INTERRUPT itself when nothing is left.
+ */
+#ifndef TRAPEZE_CPU_IRQCHIP_H
+#define TRAPEZE_CPU_IRQCHIP_H
+
+#include "base/compiler.h"
+
+struct irqchip;
+struct vcpu;
+
+struct irqchip_ops {
+    /* Level of global system interrupt @gsi: 0..15 reach PIC and IOAPIC, the rest the IOAPIC. */
+    void (*set_gsi)(struct irqchip *chip, unsigned gsi, bool level);
+
+    /* A write of @data to the MSI address @addr (SDM vol. 3, 11.11). */
+    void (*send_msi)(struct irqchip *chip, u64 addr, u32 data);
+
+    /*
+     * Software engines only (NULL in kernel chips). ack: the vector to deliver now, which becomes in
+     * service (local APIC first, else ExtINT from the PIC), or -1 for none; when nothing more is
+     * deliverable VCPU_REQ_INTERRUPT of the vCPU is cleared.
+     */
+    int (*ack)(struct irqchip *chip, struct vcpu *vcpu);
+
+    /* CR8: bits 7:4 of the TPR. */
+    u8 (*get_cr8)(struct irqchip *chip, struct vcpu *vcpu);
+    void (*set_cr8)(struct irqchip *chip, struct vcpu *vcpu, u8 value);
+
+    /* Local APIC registers by MMIO offset 0..0xfff of an aligned 4-byte access. */
+    u32 (*apic_read)(struct irqchip *chip, struct vcpu *vcpu, u32 offset);
+    void (*apic_write)(struct irqchip *chip, struct vcpu *vcpu, u32 offset, u32 value);
+
+    /* IA32_APIC_BASE, TSC_DEADLINE and x2APIC MSRs: 0, or -1 for #GP. */
+    int (*msr_read)(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 *value);
+    int (*msr_write)(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 value);
+
+    /* Physical base of the local APIC page, or ~0 when it is disabled or in x2APIC mode. No lock. */
+    u64 (*apic_page)(struct irqchip *chip, struct vcpu *vcpu);
+
+    /* The vCPU was reset (power-on or INIT). */
+    void (*vcpu_reset)(struct irqchip *chip, struct vcpu *vcpu, bool init);
+
+    /* The guest changed its PV EOI MSR; 0 when disabled. gpa of the 4-byte flag with bit 0 = enable. */
+    void (*set_pv_eoi)(struct irqchip *chip, struct vcpu *vcpu, u64 msr);
+};
+
+/* The first member of every chip. */
+struct irqchip {
+    const struct irqchip_ops *ops;
+};
+
+#endif

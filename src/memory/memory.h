@@ -1,0 +1,161 @@
+/*
+ * Guest-physical memory and the I/O maps of one VM.
+ *
+ * RAM is one memfd, mapped once linearly. Guest-physical RAM has a hole below 4 GiB for devices:
+ *     [0, 0xa0000)  [0xc0000, low_top)  [4 GiB, 4 GiB + high)
+ * with low_top at most MEMORY_HOLE_START. The layout is fixed at memory_init(), so gpa-to-host
+ * translation needs no lock. (0xa0000..0xbffff is for I/O regions; its RAM is unused.)
+ *
+ * MMIO and port regions come and go (PCI BARs). Those maps belong to the machine lock: adding,
+ * removing, enabling and dispatching all happen with it held.
+ *
+ * Page tracking. For each RAM page there is an atomic byte of flags. A writer that goes around the
+ * CPU engines' fast paths (device DMA, loaders) uses memory_write() or a span with
+ * memory_span_written(), which do the tracking. An engine may keep a direct write mapping (a TLB
+ * entry) of a page only while memory_page_tracked() is false; otherwise each write calls
+ * memory_note_write(). See cpu/engine.h for how a page becomes tracked while other vCPUs run.
+ */
+#ifndef TRAPEZE_MEMORY_MEMORY_H
+#define TRAPEZE_MEMORY_MEMORY_H
+
+#include <stdatomic.h>
+
+#include "base/error.h"
+#include "base/list.h"
+
+#define MEMORY_HOLE_START 0xc0000000ull /* low RAM ends here at the latest */
+#define MEMORY_HOLE_END 0x100000000ull
+#define MEMORY_MAX_SIZE (64ull << 30)
+#define MEMORY_VGA_START 0xa0000ull
+#define MEMORY_VGA_END 0xc0000ull
+
+/* --- I/O regions --- */
+
+struct io_region;
+
+struct io_ops {
+    /*
+     * @offset from the region's base, @size 1, 2, 4 or 8 and within [min_size, max_size]: the
+     * dispatcher splits larger accesses and widens smaller ones for reads. Machine lock held.
+     */
+    u64 (*read)(struct io_region *r, u64 offset, unsigned size);
+    void (*write)(struct io_region *r, u64 offset, u64 value, unsigned size);
+    u8 min_size, max_size; /* 0 means 1 and 8 */
+};
+
+/* Embedded in its device (container_of). */
+struct io_region {
+    const struct io_ops *ops;
+    const char *name;
+    u64 base, size;
+    struct list link;
+    bool mapped;
+};
+
+enum { PAGE_CODE = 1, PAGE_CLEAN = 2 }; /* flags: holds cached code; dirty log waits for a write */
+
+struct memory {
+    int fd;           /* the memfd: page N of RAM at offset N * 4096 in RAM order, see memory_ram_offset */
+    u8 *ram;          /* linear mapping of the memfd, ram_size bytes */
+    u64 ram_size;     /* total bytes of RAM */
+    u64 low_size;     /* bytes below 4 GiB: gpa [0, low_size) */
+    u64 high_size;    /* bytes from 4 GiB on */
+    _Atomic u8 *page_flags; /* one a RAM page */
+    _Atomic u32 *page_gen;  /* code generation of each RAM page: changes when a PAGE_CODE page is written */
+    atomic_bool dirty_log;  /* dirty logging is on */
+    struct list mmio, pio;  /* of io_region, sorted by base */
+    struct io_region *mmio_last, *pio_last; /* last one hit */
+};
+
+/* @size: a multiple of 1 MiB from 1 MiB to MEMORY_MAX_SIZE. RAM is zero and sparse. */
+int memory_init(struct memory *m, u64 size, struct error *err);
+void memory_release(struct memory *m);
+
+/* Offset of RAM @gpa in the memfd, or -1 when it is not RAM. Lock-free. */
+static inline i64 memory_ram_offset(const struct memory *m, u64 gpa)
+{
+    if (gpa < m->low_size)
+        return unlikely(gpa - MEMORY_VGA_START < MEMORY_VGA_END - MEMORY_VGA_START) ? -1 : (i64)gpa;
+    if (gpa - MEMORY_HOLE_END < m->high_size)
+        return (i64)(gpa - MEMORY_HOLE_END + m->low_size);
+    return -1;
+}
+
+/* Host address of RAM @gpa, valid to the end of its page; NULL when not RAM. Lock-free. */
+static inline u8 *memory_ram(const struct memory *m, u64 gpa)
+{
+    i64 off = memory_ram_offset(m, gpa);
+    return off < 0 ? NULL : m->ram + off;
+}
+
+/* The gpa of a RAM offset. */
+static inline u64 memory_offset_gpa(const struct memory *m, u64 off)
+{
+    return off < m->low_size ? off : off - m->low_size + MEMORY_HOLE_END;
+}
+
+/* --- checked access for devices and loaders; RAM only; any thread --- */
+
+/*
+ * The host range of RAM [gpa, gpa + len), or NULL when any byte of it is not RAM or the range
+ * wraps. Contiguous guest RAM is contiguous on the host. len 0 gives NULL.
+ */
+void *memory_span(const struct memory *m, u64 gpa, u64 len);
+
+/* Copies; 0 or -EFAULT with nothing copied. memory_write does the page tracking. */
+int memory_read(const struct memory *m, u64 gpa, void *buf, u64 len);
+int memory_write(struct memory *m, u64 gpa, const void *buf, u64 len);
+
+/* To be called after writing through a span: dirty log and code invalidation. */
+void memory_span_written(struct memory *m, u64 gpa, u64 len);
+
+/* --- page tracking (engines) --- */
+
+static inline bool memory_page_tracked(const struct memory *m, u64 ram_offset)
+{
+    return atomic_load_explicit(&m->page_flags[ram_offset >> PAGE_SHIFT], memory_order_acquire) != 0;
+}
+
+/* A write to a tracked page is about to happen or just happened: marks dirty, moves the code generation. */
+void memory_note_write(struct memory *m, u64 ram_offset);
+
+/* The page holds cached code from now on. True when it did not before (other vCPUs must drop write mappings). */
+bool memory_mark_code(struct memory *m, u64 ram_offset);
+
+/* Nothing cached from this page is left: writes need not be noted for its sake. */
+void memory_unmark_code(struct memory *m, u64 ram_offset);
+
+static inline u32 memory_code_gen(const struct memory *m, u64 ram_offset)
+{
+    return atomic_load_explicit(&m->page_gen[ram_offset >> PAGE_SHIFT], memory_order_acquire);
+}
+
+/*
+ * Dirty log, per 4 KiB page. Start marks all pages clean; fetch copies the bitmap (bit N = RAM page
+ * N, (pages + 63) / 64 words) and makes dirty pages clean again. The caller makes the engines drop
+ * their write mappings after each (vm_flush_tlbs()).
+ */
+void memory_dirty_log_start(struct memory *m);
+void memory_dirty_log_stop(struct memory *m);
+u64 memory_dirty_log_fetch(struct memory *m, u64 *bitmap);
+
+/* --- I/O maps (machine lock) --- */
+
+void io_region_init(struct io_region *r, const char *name, const struct io_ops *ops, u64 size);
+
+/* Maps at @base; -EBUSY when it overlaps another region, -EINVAL when it overlaps RAM or wraps. */
+int memory_map_mmio(struct memory *m, struct io_region *r, u64 base, struct error *err);
+int memory_map_pio(struct memory *m, struct io_region *r, u16 base, struct error *err);
+void memory_unmap(struct memory *m, struct io_region *r);
+
+/* The region holding @addr, or NULL. */
+struct io_region *memory_find_mmio(struct memory *m, u64 gpa);
+struct io_region *memory_find_pio(struct memory *m, u16 port);
+
+/* Dispatch, @size 1..8. Nothing there: reads give all ones, writes vanish. */
+u64 memory_mmio_read(struct memory *m, u64 gpa, unsigned size);
+void memory_mmio_write(struct memory *m, u64 gpa, u64 value, unsigned size);
+u64 memory_pio_read(struct memory *m, u16 port, unsigned size);
+void memory_pio_write(struct memory *m, u16 port, u64 value, unsigned size);
+
+#endif

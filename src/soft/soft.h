@@ -1,0 +1,243 @@
+/*
+ * What the software engines (interpret/, later translate/) share: the software MMU, segmentation,
+ * exception and interrupt delivery, system instructions. Internal to soft/.
+ *
+ * Rules
+ * 1. A guest fault leaves the current instruction by longjmp to soft_cpu.fault (soft_raise() and
+ *    friends do not return). Therefore no lock is held and nothing is allocated across a call that
+ *    may raise, and whatever an instruction changes in x86_state is changed after its last call
+ *    that may raise.
+ * 2. When an instruction executes, state.rip holds the address of the *next* instruction and
+ *    soft_cpu.insn_rip its own. A fault (as opposed to a trap) restores rip = insn_rip. RSP and
+ *    other registers changed early are the handler's own business (rule 1).
+ * 3. Functions taking a linear address ("la") expect segmentation done. Linear addresses are masked
+ *    to 32 bits outside 64-bit mode by whoever computes them.
+ * 4. Whatever changes CPL, CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/VM or PKRU calls
+ *    soft_mode_changed() afterwards.
+ * 5. Reads and writes are done once, in the order of the manual, and whole: an access that spans
+ *    two pages checks both before it touches either.
+ */
+#ifndef TRAPEZE_SOFT_SOFT_H
+#define TRAPEZE_SOFT_SOFT_H
+
+#include <setjmp.h>
+
+#include "cpu/io.h"
+#include "cpu/msr.h"
+#include "cpu/vm.h"
+
+/* --- software TLB (mmu.c) --- */
+
+#define SOFT_TLB_BITS 10
+#define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
+
+/*
+ * One 4 KiB page. A tag is the page's linear address with the context number in its low 12 bits;
+ * SOFT_TLB_NONE where the access is not allowed or must be slow (MMIO, tracked page). A context
+ * number stands for PCID and everything else that permissions depend on (CPL 3 or not, SMAP off by AC,
+ * CR0.WP, ...): flushing a PCID gives it a new number. Host address = la + addend.
+ */
+struct soft_tlb_entry {
+    u64 read, write, exec;
+    intptr_t addend;
+    u64 gpa;        /* of the page, with the attribute bits of mmu.c in the low 12 */
+    u64 pad[3];
+};
+#define SOFT_TLB_NONE (~0ull)
+
+enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
+
+struct soft_cpu {
+    struct x86_state *s;
+    struct vcpu *vcpu;
+    u64 ctx;       /* context number of accesses at the current CPL */
+    u64 ctx_sys;   /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
+    u64 insn_rip;  /* rule 2 */
+    u8 cpl;
+    u8 code_size;  /* 2, 4 or 8: default code width (from CS.L, CS.D and EFER.LMA) */
+    u8 stack_size; /* 2, 4 or 8: width of the stack pointer */
+    bool stop_block; /* leave the current block after this instruction (mode change, code written) */
+    u32 mode;      /* enum soft_mode_bits: what decoding and block lookup depend on */
+    struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
+    jmp_buf fault; /* rule 1 */
+    struct mmu_private *mmu;       /* mmu.c: contexts by PCID, large-page ranges */
+    struct interpret_private *interpret;
+};
+
+/* Everything that changes how the same bytes decode or which checks their code needs. */
+enum soft_mode_bits {
+    SOFT_MODE_CODE32 = 1 << 0, /* default operand size 32 */
+    SOFT_MODE_CODE64 = 1 << 1,
+    SOFT_MODE_STACK32 = 1 << 2, /* in 64-bit mode the stack is 64 bits wide regardless */
+    SOFT_MODE_FLAT = 1 << 3,    /* CS, DS, ES, SS: base 0, limit 4 GiB, usable, writable data: no checks */
+    SOFT_MODE_PE = 1 << 4,
+    SOFT_MODE_VM86 = 1 << 5,
+    SOFT_MODE_CPL3 = 1 << 6,
+};
+
+int soft_cpu_init(struct soft_cpu *c, struct vcpu *vcpu, struct error *err);
+void soft_cpu_release(struct soft_cpu *c);
+
+/* Re-derives cpl, code_size, stack_size, mode and the contexts from *s, and sets stop_block. */
+void soft_mode_changed(struct soft_cpu *c);
+
+/* --- faults --- */
+
+NORETURN void soft_raise(struct soft_cpu *c, enum x86_vector v);
+NORETURN void soft_raise_err(struct soft_cpu *c, enum x86_vector v, u32 error);
+/* Sets CR2 and raises #PF. */
+NORETURN void soft_raise_pf(struct soft_cpu *c, u64 la, u32 error);
+#define soft_gp0(c) soft_raise_err(c, X86_GP, 0)
+#define soft_ud(c) soft_raise(c, X86_UD)
+
+/* --- memory access by linear address at the current CPL (mmu.c; fast paths in mmu-inline.h) --- */
+
+/* Slow paths; size 1, 2, 4, 8. Any alignment, page crossing, MMIO, tracked pages. #AC when enabled. */
+u64 soft_read_slow(struct soft_cpu *c, u64 la, unsigned size);
+void soft_write_slow(struct soft_cpu *c, u64 la, u64 value, unsigned size);
+
+/* The same as the supervisor, for implicit accesses to GDT, LDT, IDT, TSS. */
+u64 soft_sys_read(struct soft_cpu *c, u64 la, unsigned size);
+void soft_sys_write(struct soft_cpu *c, u64 la, u64 value, unsigned size);
+
+/* @len up to 4096; both pages are checked before the first byte moves. */
+void soft_read_bytes(struct soft_cpu *c, u64 la, void *buf, unsigned len);
+void soft_write_bytes(struct soft_cpu *c, u64 la, const void *buf, unsigned len);
+
+/* Raises what an access of @len bytes would raise; touches nothing. */
+void soft_probe(struct soft_cpu *c, u64 la, unsigned len, enum soft_access access);
+
+/*
+ * A host pointer through which the @size bytes at @la may be read and written atomically, with the
+ * page's write already noted; NULL when they cross a page or are not RAM (then the caller takes an
+ * exclusive section, or plain read + write for MMIO). Raises as a write would.
+ */
+void *soft_atomic_ptr(struct soft_cpu *c, u64 la, unsigned size);
+
+/*
+ * Host pointer to @la for reading or writing up to the end of its page (*len is set to what is
+ * left), NULL for MMIO. For string instructions. A write pointer has its page's write noted.
+ */
+void *soft_page_ptr(struct soft_cpu *c, u64 la, enum soft_access access, unsigned *len);
+
+/* Translates for instruction fetch at the current CPL; raises #PF. gpa of @la. */
+u64 soft_fetch_gpa(struct soft_cpu *c, u64 la);
+
+/* Up to @len (at most 15 each page part) code bytes at @la; returns how many could be fetched before a page that faults (0: raises). */
+unsigned soft_fetch(struct soft_cpu *c, u64 la, u8 *buf, unsigned len);
+
+/* TLB maintenance, SDM vol. 3, 4.10.4. */
+void soft_tlb_flush_all(struct soft_cpu *c, bool globals);
+void soft_tlb_flush_pcid(struct soft_cpu *c, unsigned pcid);
+void soft_tlb_invlpg(struct soft_cpu *c, u64 la);
+void soft_tlb_invlpg_pcid(struct soft_cpu *c, u64 la, unsigned pcid);
+
+/* --- control registers and system instructions (system.c) --- */
+
+/* MOV to CRn with every check and consequence (#GP, flushes, mode changes). */
+void soft_write_cr(struct soft_cpu *c, unsigned n, u64 value);
+u64 soft_read_cr(struct soft_cpu *c, unsigned n);
+void soft_write_dr(struct soft_cpu *c, unsigned n, u64 value);
+u64 soft_read_dr(struct soft_cpu *c, unsigned n);
+void soft_rdmsr(struct soft_cpu *c);  /* ECX -> EDX:EAX, with #GP and the CPL check */
+void soft_wrmsr(struct soft_cpu *c);
+void soft_cpuid(struct soft_cpu *c);
+void soft_rdtsc(struct soft_cpu *c, bool with_aux);
+void soft_invpcid(struct soft_cpu *c, u64 type, u64 desc_la);
+void soft_lgdt(struct soft_cpu *c, u64 la, unsigned opsize, bool idt); /* reads limit and base at la */
+void soft_sgdt(struct soft_cpu *c, u64 la, unsigned opsize, bool idt);
+void soft_lmsw(struct soft_cpu *c, u16 value);
+void soft_clts(struct soft_cpu *c);
+void soft_hlt(struct soft_cpu *c);
+void soft_syscall(struct soft_cpu *c);
+void soft_sysret(struct soft_cpu *c, unsigned opsize);
+void soft_sysenter(struct soft_cpu *c);
+void soft_sysexit(struct soft_cpu *c, unsigned opsize);
+void soft_swapgs(struct soft_cpu *c);
+void soft_xsetbv(struct soft_cpu *c);
+void soft_hypercall(struct soft_cpu *c); /* VMCALL, VMMCALL: KVM's convention */
+
+/* #GP unless CPL is 0 (or, for check_io, as IOPL and the TSS bitmap say). */
+void soft_require_cpl0(struct soft_cpu *c);
+void soft_check_io(struct soft_cpu *c, u16 port, unsigned size);
+/* CLI, STI, PUSHF, POPF and INT n in virtual-8086 mode and with VME/PVI. */
+void soft_cli(struct soft_cpu *c);
+void soft_sti(struct soft_cpu *c);
+u64 soft_pushf_image(struct soft_cpu *c, unsigned opsize);
+void soft_popf(struct soft_cpu *c, u64 value, unsigned opsize);
+
+/* --- segmentation (segment.c) --- */
+
+/* Loads DS, ES, FS, GS or SS (MOV, POP, LxS): SDM vol. 2 "MOV" and vol. 3, 5. Not CS. */
+void soft_load_segment(struct soft_cpu *c, enum x86_seg seg, u16 selector);
+void soft_lldt(struct soft_cpu *c, u16 selector);
+void soft_ltr(struct soft_cpu *c, u16 selector);
+
+/* LAR, LSL, VERR, VERW: true (ZF) when the selector is visible; *value for LAR/LSL. */
+bool soft_lar(struct soft_cpu *c, u16 selector, u32 *value);
+bool soft_lsl(struct soft_cpu *c, u16 selector, u32 *value);
+bool soft_verr(struct soft_cpu *c, u16 selector, bool write);
+
+/*
+ * base + offset with limit, type and canonical checks for @size bytes; raises #GP(0), or #SS(0) for
+ * SS. For modes and segments where the flat fast path does not apply.
+ */
+u64 soft_segment_check(struct soft_cpu *c, enum x86_seg seg, u64 offset, unsigned size, enum soft_access access);
+
+/* Far transfers, complete with call gates, task gates and privilege changes. */
+void soft_jmp_far(struct soft_cpu *c, u16 selector, u64 offset, unsigned opsize);
+void soft_call_far(struct soft_cpu *c, u16 selector, u64 offset, unsigned opsize);
+void soft_ret_far(struct soft_cpu *c, unsigned opsize, u16 pop);
+void soft_iret(struct soft_cpu *c, unsigned opsize);
+
+/* Near branch target check: canonical in 64-bit mode, within CS's limit else; then sets rip. */
+void soft_jump(struct soft_cpu *c, u64 target);
+
+/* --- the stack (segment.c): widths from stack_size, checks of SS included --- */
+
+/* Push/pop @size bytes at the current CPL. pop moves RSP only after the read succeeded. */
+void soft_push(struct soft_cpu *c, u64 value, unsigned size);
+u64 soft_pop(struct soft_cpu *c, unsigned size);
+
+/* --- interrupts and exceptions (interrupt.c) --- */
+
+enum soft_int_kind { SOFT_INT_EXTERNAL, SOFT_INT_EXCEPTION, SOFT_INT_SOFTWARE /* INT n */, SOFT_INT_INT3, SOFT_INT_INTO, SOFT_INT_INT1 };
+
+/*
+ * Delivers through the IDT or the real-mode vector table: gates, stack switch, IST, task gates,
+ * error codes, VM86. Raises when delivery itself faults.
+ */
+void soft_interrupt(struct soft_cpu *c, u8 vector, enum soft_int_kind kind, bool has_error, u32 error);
+
+/*
+ * Takes the exception recorded in s->exception_*: delivers it, turns a fault during delivery into
+ * the right one or a double fault (SDM vol. 3, table 6-5). False: triple fault.
+ */
+bool soft_deliver_exception(struct soft_cpu *c);
+
+/*
+ * At an instruction boundary: pending debug traps, NMI and external interrupts, with the shadow
+ * rules. True when something was delivered. Clears HALTED when it was.
+ */
+bool soft_poll_events(struct soft_cpu *c);
+
+/* Hardware task switch (task.c), SDM vol. 3, 7.3. */
+enum soft_task_reason { SOFT_TASK_JMP, SOFT_TASK_CALL, SOFT_TASK_IRET, SOFT_TASK_GATE };
+void soft_task_switch(struct soft_cpu *c, u16 tss_selector, enum soft_task_reason reason, bool has_error, u32 error);
+
+/* Code and data breakpoints (debug.c): cheap test first. */
+static inline bool soft_breakpoints_armed(const struct soft_cpu *c) { return unlikely(c->s->dr7 & 0xff); }
+void soft_check_code_breakpoint(struct soft_cpu *c, u64 la);            /* raises #DB (fault) */
+void soft_note_data_access(struct soft_cpu *c, u64 la, unsigned size, bool write); /* #DB trap after the instruction */
+
+/* --- x87, SSE, AVX (fpu.c, native.c) --- */
+
+struct native_stub; /* compiled form of one guest instruction, see native.h */
+
+void soft_fxsave(struct soft_cpu *c, u64 la, bool rex_w);
+void soft_fxrstor(struct soft_cpu *c, u64 la, bool rex_w);
+enum soft_xsave_kind { SOFT_XSAVE, SOFT_XSAVEOPT, SOFT_XSAVEC, SOFT_XSAVES };
+void soft_xsave(struct soft_cpu *c, u64 la, bool rex_w, enum soft_xsave_kind kind);
+void soft_xrstor(struct soft_cpu *c, u64 la, bool rex_w, bool supervisor);
+
+#endif
