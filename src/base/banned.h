@@ -7,13 +7,13 @@
 #include <string.h>
 #include <time.h>
 
-
-#pragma GCC poison strcpy strcat strncpy strncat /* snprintf, memcpy with a checked length */
-#pragma GCC poison sprintf vsprintf              /* snprintf */
-#pragma GCC poison gets                          /* getline */
-#pragma GCC poison strtok                        /* strtok_r */
+#pragma GCC poison strcpy strcat strncpy strncat  /* snprintf, memcpy with a checked length */
+#pragma GCC poison sprintf vsprintf               /* snprintf */
+#pragma GCC poison gets                           /* getline */
+#pragma GCC poison strtok                         /* strtok_r */
 #pragma GCC poison asctime ctime gmtime localtime /* gmtime_r */
-#pragma GCC poison atoi atol atoll               /* parse_u64 */
-#pragma GCC poison alloca                        /* a bounded array or malloc */
+#pragma GCC poison atoi atol atoll                /* parse_u64 */
+#undef alloca
+#pragma GCC poison alloca /* a bounded array or malloc */
 
 #endif

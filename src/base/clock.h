@@ -27,11 +27,14 @@ u64 clock_wall_ns(void);
 u32 clock_tsc_khz(void);
 
 /* a * num / den without overflow of the intermediate product. */
-static inline u64 muldiv64(u64 a, u64 num, u64 den) { return (u64)((u128)a * num / den); }
+static inline u64 muldiv64(u64 a, u64 num, u64 den)
+{
+    return (u64)((u128)a * num / den);
+}
 
 struct vclock {
-    u64 offset_ns;   /* running: virtual = host - offset */
-    u64 stopped_ns;  /* virtual time at which it was stopped */
+    u64 offset_ns;  /* running: virtual = host - offset */
+    u64 stopped_ns; /* virtual time at which it was stopped */
     bool running;
 };
 

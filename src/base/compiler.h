@@ -28,22 +28,39 @@ typedef __int128 i128;
 #define PACKED __attribute__((packed))
 
 /* The object of @type whose @member is at @ptr. */
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-#define MIN(a, b) ({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ < b_ ? a_ : b_; })
-#define MAX(a, b) ({ __typeof__(a) a_ = (a); __typeof__(b) b_ = (b); a_ > b_ ? a_ : b_; })
+#define MIN(a, b)               \
+    ({                          \
+        __typeof__(a) a_ = (a); \
+        __typeof__(b) b_ = (b); \
+        a_ < b_ ? a_ : b_;      \
+    })
+#define MAX(a, b)               \
+    ({                          \
+        __typeof__(a) a_ = (a); \
+        __typeof__(b) b_ = (b); \
+        a_ > b_ ? a_ : b_;      \
+    })
 #define BIT(n) (1ull << (n))
 #define MASK(n) ((n) >= 64 ? ~0ull : (1ull << (n)) - 1)
-#define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a) - 1))
-#define ALIGN_UP(x, a) ALIGN_DOWN((x) + ((__typeof__(x))(a) - 1), a)
+#define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a)-1))
+#define ALIGN_UP(x, a) ALIGN_DOWN((x) + ((__typeof__(x))(a)-1), a)
 
 /* Bits [hi:lo] of @x, right aligned. */
-static inline u64 bits(u64 x, unsigned hi, unsigned lo) { return (x >> lo) & MASK(hi - lo + 1); }
+static inline u64 bits(u64 x, unsigned hi, unsigned lo)
+{
+    return (x >> lo) & MASK(hi - lo + 1);
+}
 
 /* Our own bug: prints where and aborts. Never used on guest or host input. */
 NORETURN void bug_at(const char *file, int line, const char *what);
 #define BUG() bug_at(__FILE__, __LINE__, "unreachable state")
-#define BUG_ON(cond) do { if (unlikely(cond)) bug_at(__FILE__, __LINE__, #cond); } while (0)
+#define BUG_ON(cond)                           \
+    do {                                       \
+        if (unlikely(cond))                    \
+            bug_at(__FILE__, __LINE__, #cond); \
+    } while (0)
 
 /* Local clean-up: `CLEANUP_FREE char *p = NULL;`, `CLEANUP_CLOSE int fd = -1;` */
 void cleanup_free(void *pp);
@@ -52,9 +69,17 @@ void cleanup_close(int *fd);
 #define CLEANUP_CLOSE __attribute__((cleanup(cleanup_close)))
 
 /* Little-endian access at any alignment (host and guest are both little-endian). */
-#define DEFINE_LE(N) \
-    static inline u##N get_le##N(const void *p) { u##N v; __builtin_memcpy(&v, p, sizeof v); return v; } \
-    static inline void put_le##N(void *p, u##N v) { __builtin_memcpy(p, &v, sizeof v); }
+#define DEFINE_LE(N)                              \
+    static inline u##N get_le##N(const void *p)   \
+    {                                             \
+        u##N v;                                   \
+        __builtin_memcpy(&v, p, sizeof v);        \
+        return v;                                 \
+    }                                             \
+    static inline void put_le##N(void *p, u##N v) \
+    {                                             \
+        __builtin_memcpy(p, &v, sizeof v);        \
+    }
 DEFINE_LE(16)
 DEFINE_LE(32)
 DEFINE_LE(64)

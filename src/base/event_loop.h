@@ -58,8 +58,8 @@ void event_loop_clock_changed(struct event_loop *loop);
 
 struct event_source {
     struct event_loop *loop;
-    int fd;      /* -1 when not registered; not owned */
-    u32 events;  /* EPOLLIN, EPOLLOUT */
+    int fd;     /* -1 when not registered; not owned */
+    u32 events; /* EPOLLIN, EPOLLOUT */
     void (*ready)(struct event_source *s, u32 events);
     struct list link;
 };

@@ -28,24 +28,24 @@ void log_message(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void log_guest(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 /* Trace categories: --trace NAME[,NAME...]. Always compiled in; one load and branch when off. */
-#define TRACE_CATEGORIES(X)                                        \
-    X(exec, "every instruction the interpreter executes")          \
-    X(block, "decoded and translated blocks, and their eviction")  \
-    X(mmu, "TLB fills and flushes, page faults")                   \
-    X(exc, "exceptions and software interrupts delivered")         \
+#define TRACE_CATEGORIES(X)                                           \
+    X(exec, "every instruction the interpreter executes")             \
+    X(block, "decoded and translated blocks, and their eviction")     \
+    X(mmu, "TLB fills and flushes, page faults")                      \
+    X(exc, "exceptions and software interrupts delivered")            \
     X(irq, "interrupt lines, vectors, EOI, IPIs, timers of the APIC") \
-    X(msr, "MSR reads and writes")                                 \
-    X(cpuid, "CPUID leaves read")                                  \
-    X(vcpu, "vCPU life cycle and requests")                        \
-    X(pio, "port accesses")                                        \
-    X(mmio, "memory-mapped I/O accesses")                          \
-    X(timer, "PIT, RTC, HPET, PM timer")                           \
-    X(serial, "UART registers")                                    \
-    X(pci, "PCI configuration and BARs")                           \
-    X(virtio, "virtio registers, queues and requests")             \
-    X(block_io, "host side of block devices")                      \
-    X(fwcfg, "fw_cfg selections")                                  \
-    X(boot, "loaders and tables")                                  \
+    X(msr, "MSR reads and writes")                                    \
+    X(cpuid, "CPUID leaves read")                                     \
+    X(vcpu, "vCPU life cycle and requests")                           \
+    X(pio, "port accesses")                                           \
+    X(mmio, "memory-mapped I/O accesses")                             \
+    X(timer, "PIT, RTC, HPET, PM timer")                              \
+    X(serial, "UART registers")                                       \
+    X(pci, "PCI configuration and BARs")                              \
+    X(virtio, "virtio registers, queues and requests")                \
+    X(block_io, "host side of block devices")                         \
+    X(fwcfg, "fw_cfg selections")                                     \
+    X(boot, "loaders and tables")                                     \
     X(power, "reset, power off, debug exit")
 
 enum trace_category {
@@ -62,10 +62,10 @@ int trace_enable(const char *names, struct error *err);
 void trace_message(enum trace_category cat, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 #define trace_on(cat) unlikely(trace_mask &BIT(TRACE_##cat))
-#define trace(cat, ...)                                   \
-    do {                                                  \
-        if (trace_on(cat))                                \
-            trace_message(TRACE_##cat, __VA_ARGS__);      \
+#define trace(cat, ...)                              \
+    do {                                             \
+        if (trace_on(cat))                           \
+            trace_message(TRACE_##cat, __VA_ARGS__); \
     } while (0)
 
 #endif

@@ -89,9 +89,9 @@ struct x86_state {
     struct x86_fpu fpu;
 
     /* Events in flight */
-    u8 mp_state;       /* enum vcpu_mp */
-    u8 int_shadow;     /* 1 after STI, 2 after MOV SS / POP SS: until the next instruction is done */
-    u8 nmi_blocked;    /* from NMI delivery to IRET */
+    u8 mp_state;    /* enum vcpu_mp */
+    u8 int_shadow;  /* 1 after STI, 2 after MOV SS / POP SS: until the next instruction is done */
+    u8 nmi_blocked; /* from NMI delivery to IRET */
     u8 nmi_pending;
     u8 exception_pending; /* an exception is to be delivered before the next instruction */
     u8 exception_vector;
@@ -111,13 +111,25 @@ static inline unsigned x86_cpl(const struct x86_state *s)
 {
     return (s->seg[X86_SS].attr & X86_ATTR_DPL) >> X86_ATTR_DPL_SHIFT;
 }
-static inline bool x86_long_mode(const struct x86_state *s) { return s->efer & X86_EFER_LMA; }
+static inline bool x86_long_mode(const struct x86_state *s)
+{
+    return s->efer & X86_EFER_LMA;
+}
 static inline bool x86_code64(const struct x86_state *s)
 {
     return (s->efer & X86_EFER_LMA) && (s->seg[X86_CS].attr & X86_ATTR_L);
 }
-static inline bool x86_paging(const struct x86_state *s) { return s->cr0 & X86_CR0_PG; }
-static inline bool x86_protected(const struct x86_state *s) { return s->cr0 & X86_CR0_PE; }
-static inline bool x86_v8086(const struct x86_state *s) { return s->rflags & X86_VM; }
+static inline bool x86_paging(const struct x86_state *s)
+{
+    return s->cr0 & X86_CR0_PG;
+}
+static inline bool x86_protected(const struct x86_state *s)
+{
+    return s->cr0 & X86_CR0_PE;
+}
+static inline bool x86_v8086(const struct x86_state *s)
+{
+    return s->rflags & X86_VM;
+}
 
 #endif

@@ -43,8 +43,8 @@ struct vcpu {
     /* private to vcpu.c */
     pthread_t thread;
     bool started;
-    bool in_guest;            /* under vm->run_lock: inside run() */
-    bool parked;              /* under vm->run_lock: waits for resume or stop */
+    bool in_guest; /* under vm->run_lock: inside run() */
+    bool parked;   /* under vm->run_lock: waits for resume or stop */
     struct lock sleep_lock;
     pthread_cond_t sleep_cond;
 };

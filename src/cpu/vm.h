@@ -27,7 +27,7 @@ enum vm_end {
 
 struct vm {
     struct memory *memory;
-    struct irqchip *irqchip;          /* set by the board before vm_start() */
+    struct irqchip *irqchip; /* set by the board before vm_start() */
     const struct engine_ops *engine;
     void *engine_data;
     const struct cpuid_table *cpuid;
@@ -48,8 +48,8 @@ struct vm {
     /* private to vm.c and vcpu.c */
     struct lock run_lock;
     pthread_cond_t run_cond;
-    unsigned in_guest;      /* vCPUs inside run() */
-    unsigned exclusive;     /* a holder or waiters */
+    unsigned in_guest;  /* vCPUs inside run() */
+    unsigned exclusive; /* a holder or waiters */
     bool exclusive_held;
     _Atomic int end_reason; /* enum vm_end, first one wins */
     int end_code;

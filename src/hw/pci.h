@@ -87,6 +87,9 @@ void pci_msix_notify(struct pci_function *f, unsigned n);
 void pci_set_intx(struct pci_function *f, bool level);
 
 /* May the device do DMA (bus master enable)? */
-static inline bool pci_bus_master(const struct pci_function *f) { return f->config[4] & 4; }
+static inline bool pci_bus_master(const struct pci_function *f)
+{
+    return f->config[4] & 4;
+}
 
 #endif

@@ -55,11 +55,11 @@ struct io_region {
 enum { PAGE_CODE = 1, PAGE_CLEAN = 2 }; /* flags: holds cached code; dirty log waits for a write */
 
 struct memory {
-    int fd;           /* the memfd: page N of RAM at offset N * 4096 in RAM order, see memory_ram_offset */
-    u8 *ram;          /* linear mapping of the memfd, ram_size bytes */
-    u64 ram_size;     /* total bytes of RAM */
-    u64 low_size;     /* bytes below 4 GiB: gpa [0, low_size) */
-    u64 high_size;    /* bytes from 4 GiB on */
+    int fd;        /* the memfd: page N of RAM at offset N * 4096 in RAM order, see memory_ram_offset */
+    u8 *ram;       /* linear mapping of the memfd, ram_size bytes */
+    u64 ram_size;  /* total bytes of RAM */
+    u64 low_size;  /* bytes below 4 GiB: gpa [0, low_size) */
+    u64 high_size; /* bytes from 4 GiB on */
     _Atomic u8 *page_flags; /* one a RAM page */
     _Atomic u32 *page_gen;  /* code generation of each RAM page: changes when a PAGE_CODE page is written */
     atomic_bool dirty_log;  /* dirty logging is on */
@@ -119,7 +119,8 @@ static inline bool memory_page_tracked(const struct memory *m, u64 ram_offset)
 /* A write to a tracked page is about to happen or just happened: marks dirty, moves the code generation. */
 void memory_note_write(struct memory *m, u64 ram_offset);
 
-/* The page holds cached code from now on. True when it did not before (other vCPUs must drop write mappings). */
+/* The page holds cached code from now on. True when it did not before (other vCPUs must drop write mappings).
+ */
 bool memory_mark_code(struct memory *m, u64 ram_offset);
 
 /* Nothing cached from this page is left: writes need not be noted for its sake. */

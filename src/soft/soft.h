@@ -40,7 +40,7 @@
 struct soft_tlb_entry {
     u64 read, write, exec;
     intptr_t addend;
-    u64 gpa;        /* of the page, with the attribute bits of mmu.c in the low 12 */
+    u64 gpa; /* of the page, with the attribute bits of mmu.c in the low 12 */
     u64 pad[3];
 };
 #define SOFT_TLB_NONE (~0ull)
@@ -50,17 +50,17 @@ enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
 struct soft_cpu {
     struct x86_state *s;
     struct vcpu *vcpu;
-    u64 ctx;       /* context number of accesses at the current CPL */
-    u64 ctx_sys;   /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
-    u64 insn_rip;  /* rule 2 */
+    u64 ctx;      /* context number of accesses at the current CPL */
+    u64 ctx_sys;  /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
+    u64 insn_rip; /* rule 2 */
     u8 cpl;
-    u8 code_size;  /* 2, 4 or 8: default code width (from CS.L, CS.D and EFER.LMA) */
-    u8 stack_size; /* 2, 4 or 8: width of the stack pointer */
+    u8 code_size;    /* 2, 4 or 8: default code width (from CS.L, CS.D and EFER.LMA) */
+    u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
     bool stop_block; /* leave the current block after this instruction (mode change, code written) */
-    u32 mode;      /* enum soft_mode_bits: what decoding and block lookup depend on */
+    u32 mode;        /* enum soft_mode_bits: what decoding and block lookup depend on */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
-    jmp_buf fault; /* rule 1 */
-    struct mmu_private *mmu;       /* mmu.c: contexts by PCID, large-page ranges */
+    jmp_buf fault;           /* rule 1 */
+    struct mmu_private *mmu; /* mmu.c: contexts by PCID, large-page ranges */
     struct interpret_private *interpret;
 };
 
@@ -123,7 +123,8 @@ void *soft_page_ptr(struct soft_cpu *c, u64 la, enum soft_access access, unsigne
 /* Translates for instruction fetch at the current CPL; raises #PF. gpa of @la. */
 u64 soft_fetch_gpa(struct soft_cpu *c, u64 la);
 
-/* Up to @len (at most 15 each page part) code bytes at @la; returns how many could be fetched before a page that faults (0: raises). */
+/* Up to @len (at most 15 each page part) code bytes at @la; returns how many could be fetched before a page
+ * that faults (0: raises). */
 unsigned soft_fetch(struct soft_cpu *c, u64 la, u8 *buf, unsigned len);
 
 /* TLB maintenance, SDM vol. 3, 4.10.4. */
@@ -139,7 +140,7 @@ void soft_write_cr(struct soft_cpu *c, unsigned n, u64 value);
 u64 soft_read_cr(struct soft_cpu *c, unsigned n);
 void soft_write_dr(struct soft_cpu *c, unsigned n, u64 value);
 u64 soft_read_dr(struct soft_cpu *c, unsigned n);
-void soft_rdmsr(struct soft_cpu *c);  /* ECX -> EDX:EAX, with #GP and the CPL check */
+void soft_rdmsr(struct soft_cpu *c); /* ECX -> EDX:EAX, with #GP and the CPL check */
 void soft_wrmsr(struct soft_cpu *c);
 void soft_cpuid(struct soft_cpu *c);
 void soft_rdtsc(struct soft_cpu *c, bool with_aux);
@@ -182,7 +183,8 @@ bool soft_verr(struct soft_cpu *c, u16 selector, bool write);
  * base + offset with limit, type and canonical checks for @size bytes; raises #GP(0), or #SS(0) for
  * SS. For modes and segments where the flat fast path does not apply.
  */
-u64 soft_segment_check(struct soft_cpu *c, enum x86_seg seg, u64 offset, unsigned size, enum soft_access access);
+u64 soft_segment_check(struct soft_cpu *c, enum x86_seg seg, u64 offset, unsigned size,
+                       enum soft_access access);
 
 /* Far transfers, complete with call gates, task gates and privilege changes. */
 void soft_jmp_far(struct soft_cpu *c, u16 selector, u64 offset, unsigned opsize);
@@ -201,7 +203,14 @@ u64 soft_pop(struct soft_cpu *c, unsigned size);
 
 /* --- interrupts and exceptions (interrupt.c) --- */
 
-enum soft_int_kind { SOFT_INT_EXTERNAL, SOFT_INT_EXCEPTION, SOFT_INT_SOFTWARE /* INT n */, SOFT_INT_INT3, SOFT_INT_INTO, SOFT_INT_INT1 };
+enum soft_int_kind {
+    SOFT_INT_EXTERNAL,
+    SOFT_INT_EXCEPTION,
+    SOFT_INT_SOFTWARE /* INT n */,
+    SOFT_INT_INT3,
+    SOFT_INT_INTO,
+    SOFT_INT_INT1
+};
 
 /*
  * Delivers through the IDT or the real-mode vector table: gates, stack switch, IST, task gates,
@@ -223,12 +232,17 @@ bool soft_poll_events(struct soft_cpu *c);
 
 /* Hardware task switch (task.c), SDM vol. 3, 7.3. */
 enum soft_task_reason { SOFT_TASK_JMP, SOFT_TASK_CALL, SOFT_TASK_IRET, SOFT_TASK_GATE };
-void soft_task_switch(struct soft_cpu *c, u16 tss_selector, enum soft_task_reason reason, bool has_error, u32 error);
+void soft_task_switch(struct soft_cpu *c, u16 tss_selector, enum soft_task_reason reason, bool has_error,
+                      u32 error);
 
 /* Code and data breakpoints (debug.c): cheap test first. */
-static inline bool soft_breakpoints_armed(const struct soft_cpu *c) { return unlikely(c->s->dr7 & 0xff); }
-void soft_check_code_breakpoint(struct soft_cpu *c, u64 la);            /* raises #DB (fault) */
-void soft_note_data_access(struct soft_cpu *c, u64 la, unsigned size, bool write); /* #DB trap after the instruction */
+static inline bool soft_breakpoints_armed(const struct soft_cpu *c)
+{
+    return unlikely(c->s->dr7 & 0xff);
+}
+void soft_check_code_breakpoint(struct soft_cpu *c, u64 la); /* raises #DB (fault) */
+void soft_note_data_access(struct soft_cpu *c, u64 la, unsigned size,
+                           bool write); /* #DB trap after the instruction */
 
 /* --- x87, SSE, AVX (fpu.c, native.c) --- */
 

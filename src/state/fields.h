@@ -30,9 +30,9 @@ struct field {
     const char *name;
     enum field_kind kind;
     u32 offset;
-    u32 size;   /* of one element in bytes */
-    u32 count;  /* elements; 1 for a scalar */
-    u16 since;  /* the description's version that added it */
+    u32 size;                      /* of one element in bytes */
+    u32 count;                     /* elements; 1 for a scalar */
+    u16 since;                     /* the description's version that added it */
     const struct state_desc *desc; /* FIELD_KIND_STRUCT */
 };
 
@@ -51,23 +51,36 @@ struct state_desc {
     int (*post_load)(void *object, unsigned version, struct error *err);
 };
 
-#define FIELD_SINCE(T, m, v)                                                                   \
-    {.name = #m, .kind = FIELD_KIND_INT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m), \
-     .count = 1, .since = (v)}
+#define FIELD_SINCE(T, m, v)                                                                       \
+    {                                                                                              \
+        .name = #m, .kind = FIELD_KIND_INT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m), \
+        .count = 1, .since = (v)                                                                   \
+    }
 #define FIELD(T, m) FIELD_SINCE(T, m, 1)
-#define FIELD_ARRAY_SINCE(T, m, v)                                                                 \
-    {.name = #m, .kind = FIELD_KIND_INT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m[0]),  \
-     .count = sizeof(((T *)0)->m) / sizeof(((T *)0)->m[0]), .since = (v)}
+#define FIELD_ARRAY_SINCE(T, m, v)                                                                    \
+    {                                                                                                 \
+        .name = #m, .kind = FIELD_KIND_INT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m[0]), \
+        .count = sizeof(((T *)0)->m) / sizeof(((T *)0)->m[0]), .since = (v)                           \
+    }
 #define FIELD_ARRAY(T, m) FIELD_ARRAY_SINCE(T, m, 1)
-#define FIELD_BYTES(T, m)                                                                       \
-    {.name = #m, .kind = FIELD_KIND_BYTES, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m), \
-     .count = 1, .since = 1}
-#define FIELD_STRUCT(T, m, d)                                                                     \
-    {.name = #m, .kind = FIELD_KIND_STRUCT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m), \
-     .count = 1, .since = 1, .desc = &(d)}
-#define FIELD_STRUCT_ARRAY(T, m, d)                                                                   \
-    {.name = #m, .kind = FIELD_KIND_STRUCT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m[0]),  \
-     .count = sizeof(((T *)0)->m) / sizeof(((T *)0)->m[0]), .since = 1, .desc = &(d)}
-#define FIELD_END {.kind = FIELD_KIND_END}
+#define FIELD_BYTES(T, m)                                                                            \
+    {                                                                                                \
+        .name = #m, .kind = FIELD_KIND_BYTES, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m), \
+        .count = 1, .since = 1                                                                       \
+    }
+#define FIELD_STRUCT(T, m, d)                                                                         \
+    {                                                                                                 \
+        .name = #m, .kind = FIELD_KIND_STRUCT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m), \
+        .count = 1, .since = 1, .desc = &(d)                                                          \
+    }
+#define FIELD_STRUCT_ARRAY(T, m, d)                                                                      \
+    {                                                                                                    \
+        .name = #m, .kind = FIELD_KIND_STRUCT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m[0]), \
+        .count = sizeof(((T *)0)->m) / sizeof(((T *)0)->m[0]), .since = 1, .desc = &(d)                  \
+    }
+#define FIELD_END              \
+    {                          \
+        .kind = FIELD_KIND_END \
+    }
 
 #endif

@@ -1,11 +1,28 @@
-/* Architectural constants: registers, flags, control bits, MSRs, vectors. Intel SDM vol. 3 and 4, AMD APM vol. 2. */
+/* Architectural constants: registers, flags, control bits, MSRs, vectors. Intel SDM vol. 3 and 4, AMD APM
+ * vol. 2. */
 #ifndef TRAPEZE_X86_REGS_H
 #define TRAPEZE_X86_REGS_H
 
 #include "base/compiler.h"
 
-enum x86_gpr { X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RSP, X86_RBP, X86_RSI, X86_RDI,
-               X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15 };
+enum x86_gpr {
+    X86_RAX,
+    X86_RCX,
+    X86_RDX,
+    X86_RBX,
+    X86_RSP,
+    X86_RBP,
+    X86_RSI,
+    X86_RDI,
+    X86_R8,
+    X86_R9,
+    X86_R10,
+    X86_R11,
+    X86_R12,
+    X86_R13,
+    X86_R14,
+    X86_R15
+};
 
 /* Encoding order of the segment registers (ModRM.reg of MOV Sreg). */
 enum x86_seg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_SEG_COUNT };
@@ -91,8 +108,28 @@ enum x86_seg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_SEG_COUNT };
 #define X86_DR7_GD BIT(13)
 
 /* Vectors */
-enum x86_vector { X86_DE, X86_DB, X86_NMI, X86_BP, X86_OFV, X86_BR, X86_UD, X86_NM, X86_DF_, X86_CSO,
-                  X86_TS, X86_NP, X86_SS_, X86_GP, X86_PF_, X86_RSVD15, X86_MF, X86_AC_, X86_MC, X86_XM };
+enum x86_vector {
+    X86_DE,
+    X86_DB,
+    X86_NMI,
+    X86_BP,
+    X86_OFV,
+    X86_BR,
+    X86_UD,
+    X86_NM,
+    X86_DF_,
+    X86_CSO,
+    X86_TS,
+    X86_NP,
+    X86_SS_,
+    X86_GP,
+    X86_PF_,
+    X86_RSVD15,
+    X86_MF,
+    X86_AC_,
+    X86_MC,
+    X86_XM
+};
 
 /* Page-fault error code */
 #define X86_PFEC_P BIT(0)
@@ -144,6 +181,9 @@ enum x86_vector { X86_DE, X86_DB, X86_NMI, X86_BP, X86_OFV, X86_BR, X86_UD, X86_
 #define MSR_KVM_PV_EOI_EN 0x4b564d04
 
 /* Is @va canonical for 48-bit linear addresses? */
-static inline bool x86_canonical(u64 va) { return (u64)((i64)(va << 16) >> 16) == va; }
+static inline bool x86_canonical(u64 va)
+{
+    return (u64)((i64)(va << 16) >> 16) == va;
+}
 
 #endif

@@ -20,9 +20,9 @@ struct block_request {
     u64 offset, len;         /* bytes, multiples of BLOCK_SECTOR, checked against the size by the backend */
     const struct iovec *iov; /* READ, WRITE: total length = len; the caller keeps it until done */
     unsigned iovcnt;
-    bool unmap;              /* WRITE_ZEROES may free the range */
+    bool unmap;                                        /* WRITE_ZEROES may free the range */
     void (*done)(struct block_request *r, int result); /* 0 or -errno */
-    struct list link;        /* for the backend while in flight */
+    struct list link;                                  /* for the backend while in flight */
 };
 
 struct block_device;
@@ -41,8 +41,14 @@ struct block_device {
     char *path; /* for messages */
 };
 
-static inline void block_submit(struct block_device *b, struct block_request *r) { b->ops->submit(b, r); }
-static inline void block_drain(struct block_device *b) { b->ops->drain(b); }
+static inline void block_submit(struct block_device *b, struct block_request *r)
+{
+    b->ops->submit(b, r);
+}
+static inline void block_drain(struct block_device *b)
+{
+    b->ops->drain(b);
+}
 static inline void block_close(struct block_device *b)
 {
     if (b)

@@ -43,7 +43,10 @@ static inline size_t chardev_write(struct chardev *c, const u8 *data, size_t len
     ssize_t n = c->ops->write(c, data, len);
     return n < 0 ? 0 : (size_t)n;
 }
-static inline void chardev_set_room(struct chardev *c, size_t room) { c->ops->set_room(c, room); }
+static inline void chardev_set_room(struct chardev *c, size_t room)
+{
+    c->ops->set_room(c, room);
+}
 static inline void chardev_free(struct chardev *c)
 {
     if (c)
@@ -58,7 +61,7 @@ struct chardev *chardev_null_new(void);
  * stdio on a terminal goes to raw mode; Ctrl-a is its escape key, and @quit is called for Ctrl-a x.
  * The terminal is restored by free(), at exit() and on fatal signals.
  */
-struct chardev *chardev_open(const char *spec, struct event_loop *loop, void (*quit)(void *owner), void *owner,
-                             struct error *err);
+struct chardev *chardev_open(const char *spec, struct event_loop *loop, void (*quit)(void *owner),
+                             void *owner, struct error *err);
 
 #endif
