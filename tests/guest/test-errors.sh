@@ -1,0 +1,55 @@
+#!/bin/bash
+# What cannot work is refused in one line that names the file and the reason, with status 1.
+. "$(dirname "$0")/lib.sh"
+
+initrd 'exit 0'
+
+# refused PATTERN [options of trapeze run]
+refused() {
+    local pattern=$1 status
+    shift
+    timeout 20 "$TRAPEZE" run "$@" --console null >"$WORK/stdout" 2>"$WORK/stderr" </dev/null
+    status=$?
+    [ $status = 1 ] || fail "'$*': status $status, expected 1"
+    [ "$(wc -l <"$WORK/stderr")" = 1 ] || { cat "$WORK/stderr"; fail "'$*': not one line"; }
+    grep -qE "^trapeze: .*$pattern" "$WORK/stderr" || { cat "$WORK/stderr"; fail "'$*': no '$pattern'"; }
+}
+kernel=$GUEST/vmlinuz
+head -c 100000 "$kernel" >"$WORK/short"
+head -c 20 "$kernel" >"$WORK/tiny"
+head -c 200000 /dev/urandom >"$WORK/noise"
+: >"$WORK/empty"
+
+refused 'missing.*No such file' --kernel "$WORK/missing"
+refused 'short.*truncated' --kernel "$WORK/short"
+refused 'tiny' --kernel "$WORK/tiny"
+refused 'noise.*not a' --kernel "$WORK/noise"
+refused 'empty' --kernel "$WORK/empty"
+refused "$WORK.*directory" --kernel "$WORK"
+refused 'missing.*No such file' --kernel "$kernel" --initrd "$WORK/missing"
+refused 'missing.*No such file' --kernel "$kernel" --disk "$WORK/missing"
+refused "$WORK" --kernel "$kernel" --disk "$WORK"
+refused 'memory' --kernel "$kernel" --memory 8M
+refused 'memory|space' --kernel "$kernel" --memory 65G
+refused 'memory|space' --kernel "$kernel" --memory 64G
+refused 'memory' --kernel "$kernel" --memory 12Q
+refused "unknown option '--kernal'.*--kernel" --kernal "$kernel"
+refused 'cpus' --kernel "$kernel" --cpus 0
+refused 'cpus' --kernel "$kernel" --cpus 17
+refused 'engine' --kernel "$kernel" --engine warp
+refused 'cpu' --kernel "$kernel" --cpu z80
+refused 'console' --kernel "$kernel" --console nonsense:1
+refused 'needs a value|missing' --kernel
+refused '--kernel'
+truncate -s 1M "$WORK/disk"
+exec 7>>"$WORK/disk"
+python3 - "$WORK/disk" "$WORK/locked" <<'PY' &
+import fcntl, os, struct, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(fd, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))
+open(sys.argv[2], 'w').close()
+time.sleep(30)
+PY
+while [ ! -e "$WORK/locked" ]; do sleep 0.1; done
+refused 'disk.*(in use|lock)' --kernel "$kernel" --disk "$WORK/disk"
+kill %1
