@@ -17,4 +17,16 @@ static inline void irq_set(const struct irq_line *l, bool level)
         l->set(l->owner, l->line, level);
 }
 
+/* Where message signalled interrupts go: a write of @data to @addr. */
+struct msi_sink {
+    void (*send)(void *owner, u64 addr, u32 data);
+    void *owner; /* NULL function: messages vanish */
+};
+
+static inline void msi_send(const struct msi_sink *s, u64 addr, u32 data)
+{
+    if (s->send)
+        s->send(s->owner, addr, data);
+}
+
 #endif

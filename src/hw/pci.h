@@ -13,8 +13,28 @@
 #define PCI_CONFIG_SIZE 256
 #define PCI_MSIX_MAX 64
 
-struct pci_bus;
+#define PCI_DEVFN(dev, fn) ((u8)((dev) << 3 | (fn)))
+#define PCI_SLOT(devfn) ((devfn) >> 3)
+
 struct pci_function;
+
+/* Bus 0: what the host bridge's decoders and the functions share. Set up by the host bridge. */
+struct pci_bus {
+    struct memory *memory;
+    struct msi_sink msi;
+    struct irq_line pirq[4];            /* the wires INTx pins lead to */
+    u16 pirq_users[4];                  /* functions that assert each */
+    struct pci_function *function[256]; /* by devfn */
+};
+
+void pci_bus_init(struct pci_bus *bus, struct memory *m, struct msi_sink msi);
+
+/*
+ * A configuration access of the guest to bus 0; any @offset and @size 1, 2 or 4. Where there is no
+ * function or no register, reads give all ones and writes vanish.
+ */
+u32 pci_config_read(struct pci_bus *bus, u8 devfn, unsigned offset, unsigned size);
+void pci_config_write(struct pci_bus *bus, u8 devfn, unsigned offset, u32 value, unsigned size);
 
 struct pci_function_ops {
     /* Optional: sees config writes after the generic part took them; @offset, @size as written. */
@@ -41,6 +61,8 @@ struct pci_function {
     u8 config[PCI_CONFIG_SIZE];
     u8 writable[PCI_CONFIG_SIZE]; /* mask of bits a guest may write */
     u8 w1c[PCI_CONFIG_SIZE];      /* write-one-to-clear bits */
+    u8 initial[PCI_CONFIG_SIZE];  /* config as the device built it: taken at the first reset */
+    bool built;
     struct pci_bar bar[6];
     u8 cap_next; /* free offset for the next capability */
 
@@ -50,7 +72,12 @@ struct pci_function {
     struct pci_msix_entry msix[PCI_MSIX_MAX];
     u64 msix_pending;
     struct io_region msix_region; /* table at 0, PBA at 0x800: one 4 KiB BAR of its own */
-    bool intx_level;
+    bool intx_level;              /* what the device drives */
+    bool intx_driven;             /* what the bus was told */
+
+    /* MSI; 0 when absent */
+    u8 msi_cap;
+    u32 msi_pending;
 };
 
 struct pci_id {
@@ -61,7 +88,8 @@ struct pci_id {
 
 /*
  * Puts @f at @devfn (dev 0..31) of @bus. The caller then adds BARs and capabilities, and sets
- * f->dev.state if it has state of its own (pci_function_state nests as its first field).
+ * f->dev.state and f->dev.object if it has state of its own (pci_function_state nests as its first
+ * field), and f->dev.reset if it needs more than pci_function_reset(), which it then calls.
  */
 int pci_function_init(struct pci_function *f, struct pci_bus *bus, u8 devfn, const struct pci_id *id,
                       const struct pci_function_ops *ops, struct error *err);
@@ -83,7 +111,15 @@ bool pci_msix_enabled(const struct pci_function *f);
 /* Sends vector @n, or marks it pending while masked. Machine lock. */
 void pci_msix_notify(struct pci_function *f, unsigned n);
 
-/* Level of INTA#, routed by the bus. Nothing happens while the guest disabled INTx or enabled MSI-X. */
+/* Gives the function MSI with 64-bit addresses, per-vector masks and up to @count (1..32, a power of two)
+ * vectors. */
+void pci_add_msi(struct pci_function *f, unsigned count);
+bool pci_msi_enabled(const struct pci_function *f);
+/* Sends message @n, folded into the vectors the guest granted, or marks it pending while masked. */
+void pci_msi_notify(struct pci_function *f, unsigned n);
+
+/* Level of INTA#, routed by the bus. Nothing happens while the guest disabled INTx or enabled MSI or MSI-X.
+ */
 void pci_set_intx(struct pci_function *f, bool level);
 
 /* May the device do DMA (bus master enable)? */

@@ -1,0 +1,52 @@
+/*
+ * The I/O APIC (Intel 82093AA data sheet 290566; version 0x20 with the EOI register, ICH9 data sheet
+ * 13.5): 24 pins, each of which becomes a message to the local APICs. Machine lock held for everything.
+ *
+ * A message leaves through an msi_sink, since a redirection entry and an MSI carry the same facts
+ * (SDM vol. 3, 11.11). The local APICs answer level-triggered ones with ioapic_eoi().
+ */
+#ifndef TRAPEZE_HW_IOAPIC_H
+#define TRAPEZE_HW_IOAPIC_H
+
+#include "hw/device.h"
+#include "hw/irq.h"
+#include "memory/memory.h"
+
+#define IOAPIC_BASE 0xfec00000ull
+#define IOAPIC_SIZE 0x1000
+#define IOAPIC_PINS 24
+#define IOAPIC_VERSION 0x20
+
+/* Redirection entry */
+#define IOAPIC_VECTOR 0xffull
+#define IOAPIC_DELIVERY_SHIFT 8 /* 3 bits, as in the local APIC's ICR */
+#define IOAPIC_LOGICAL BIT(11)
+#define IOAPIC_PENDING BIT(12) /* delivery status: always idle here */
+#define IOAPIC_ACTIVE_LOW BIT(13)
+#define IOAPIC_REMOTE_IRR BIT(14)
+#define IOAPIC_LEVEL BIT(15)
+#define IOAPIC_MASKED BIT(16)
+#define IOAPIC_DEST_SHIFT 56
+
+struct ioapic {
+    struct device dev;
+    struct memory *memory;
+    struct io_region region;
+    struct msi_sink sink;
+    u32 select; /* IOREGSEL */
+    u32 id;     /* bits 27:24 */
+    u32 lines;  /* pin N is asserted; polarity is settled by the board, not here */
+    u32 irr;    /* edges that came while masked, and levels that are asserted */
+    u64 redir[IOAPIC_PINS];
+};
+
+int ioapic_init(struct ioapic *io, struct memory *m, struct msi_sink sink, struct error *err);
+void ioapic_release(struct ioapic *io);
+
+/* Is pin @pin, 0..23, asserted? */
+void ioapic_set_pin(struct ioapic *io, unsigned pin, bool asserted);
+
+/* A local APIC ended the level-triggered interrupt @vector. */
+void ioapic_eoi(struct ioapic *io, u8 vector);
+
+#endif

@@ -1,0 +1,58 @@
+/*
+ * The two cascaded 8259A interrupt controllers of a PC (Intel 8259A data sheet 231468) with the
+ * edge/level control registers that chipsets added at 0x4d0 and 0x4d1 (ICH9 data sheet, 13.4).
+ *
+ * INTR is a level on an irq_line: high while an unmasked request of sufficient priority waits. The
+ * processor answers it with pic_ack(). Machine lock held for everything.
+ */
+#ifndef TRAPEZE_HW_PIC_H
+#define TRAPEZE_HW_PIC_H
+
+#include "hw/device.h"
+#include "hw/irq.h"
+#include "memory/memory.h"
+
+#define PIC_MASTER_PORT 0x20
+#define PIC_SLAVE_PORT 0xa0
+#define PIC_ELCR_PORT 0x4d0
+#define PIC_CASCADE_IRQ 2
+
+struct pic_chip {
+    u8 lines;     /* level at the pins IR0..IR7 */
+    u8 irr;       /* requests: latched edges; for level inputs what the pin shows */
+    u8 imr, isr;  /* masked; in service */
+    u8 icw[4];    /* as written; icw[0] is ICW1 */
+    u8 init_step; /* next ICW expected, 2..4; 0: initialised */
+    u8 read_isr;  /* OCW3 RIS */
+    u8 poll;      /* OCW3 P: the next read is a poll */
+    u8 special_mask, auto_eoi, rotate_auto_eoi;
+    u8 lowest;    /* IR with the lowest priority: 7 until rotated */
+    u8 elcr;      /* 1: level-triggered */
+    u8 elcr_mask; /* ELCR bits that exist; constant */
+};
+
+struct pic {
+    struct device dev;
+    struct memory *memory;
+    struct pic_chip chip[2]; /* master, slave */
+    struct io_region io[2], elcr_io;
+    struct irq_line intr;
+    u8 intr_level;
+};
+
+/* Maps the six ports. @intr goes to the processors' LINT0. */
+int pic_init(struct pic *p, struct memory *m, struct irq_line intr, struct error *err);
+void pic_release(struct pic *p);
+
+/* Level of ISA interrupt @irq, 0..15; 2 is the cascade and is ignored. */
+void pic_set_irq(struct pic *p, unsigned irq, bool level);
+
+/* The interrupt acknowledge cycle: the vector. Without a request it is spurious: IR7 (8259A, p. 18). */
+u8 pic_ack(struct pic *p);
+
+static inline bool pic_pending(const struct pic *p)
+{
+    return p->intr_level;
+}
+
+#endif
