@@ -1,9 +1,8 @@
 /*
  * The PCI host of a Q35 machine: configuration mechanism 1 at 0xcf8/0xcfc (PCI 3.0, 3.2.2.3.2), ECAM
  * (PCI Express 4.0, 7.2.2), the host bridge 8086:29c0 at 00:00.0 with PCIEXBAR, and the ICH9 LPC
- * bridge 8086:2918 at 00:1f.0 with PMBASE, PIRQ routing and RCBA. Firmware knows exactly these.
- *
- * The register at 0xcf9 (reset control, ICH9 13.7.5) lies within 0xcf8..0xcfb, so it is served here.
+ * bridge 8086:2918 at 00:1f.0 with PIRQ routing, RCBA and a PMBASE that says where the board put its
+ * ACPI registers. Firmware knows exactly these.
  *
  * Interrupts: pin P (0 = INTA#) of device D drives PIRQ (D + P) & 3, which is GSI 16 + that (level),
  * and the ISA interrupt that the LPC bridge's PIRQ routing register names, if enabled.
@@ -11,49 +10,51 @@
 #ifndef TRAPEZE_HW_PCI_HOST_H
 #define TRAPEZE_HW_PCI_HOST_H
 
-#include "hw/lifecycle.h"
 #include "hw/pci.h"
 
-/* Address map below 4 GiB; RAM ends at MEMORY_HOLE_START or before. */
-#define PCI_ECAM_BASE 0xc0000000ull
-#define PCI_ECAM_SIZE 0x10000000ull /* buses 0..255, of which only bus 0 has functions */
-#define PCI_MMIO_BASE 0xd0000000ull
-#define PCI_MMIO_END 0xfec00000ull
-#define PCI_IO_BASE 0xc000u
-#define PCI_IO_END 0x10000u
-#define PCI_HIGH_SIZE (32ull << 30) /* the window above RAM: pci_host_high_base() */
+#define PCI_ADDRESS_PORT 0xcf8
+#define PCI_DATA_PORT 0xcfc
 #define PCI_PIRQ_GSI 16
-#define PCI_LPC_DEVFN 0xf8 /* 00:1f.0 */
+#define PCI_LPC_DEVFN PCI_DEVFN(31, 0)
+#define PCI_LPC_PMBASE 0x40
+#define PCI_LPC_ACPI_CNTL 0x44
+#define PCI_LPC_PIRQ_ROUTE 0x60 /* A..D; E..H at 0x68 */
+#define PCI_LPC_RCBA 0xf0
+#define PCI_BRIDGE_PCIEXBAR 0x60
 
-/* What the bridges drive. All members may be empty. */
+/* Address windows that pci_assign_resources() places BARs in; ends are exclusive. */
+struct pci_windows {
+    u32 mmio_base;
+    u64 mmio_end;            /* up to 4 GiB */
+    u64 high_base, high_end; /* for 64-bit BARs that do not fit below 4 GiB; may be empty */
+    u32 io_base, io_end;
+    u64 ecam_base; /* where firmware puts PCIEXBAR: 256 MiB aligned */
+};
+
+/* What the host is connected to. Lines, sink and regions may be empty. */
 struct pci_host_wiring {
+    struct pci_windows windows;
     struct irq_line isa_irq[16]; /* for PIRQ routing in the time of the 8259s */
     struct irq_line gsi[4];      /* GSI 16..19 */
     struct msi_sink msi;
-    struct lifecycle *lifecycle; /* 0xcf9 */
-    /* PMBASE or its enable bit changed (LPC 0x40, 0x44). */
-    void (*pm_base)(void *owner, u16 base, bool enabled);
-    void *pm_owner;
+    u16 pm_base;             /* where the board mapped the ACPI registers */
+    struct io_region *reset; /* serves 1-byte accesses of 0xcf9: it lies within CONFIG_ADDRESS */
 };
 
 struct pci_host {
     struct pci_bus bus;
     struct pci_function bridge, lpc;
     struct pci_host_wiring wiring;
-    struct device dev; /* CONFIG_ADDRESS and 0xcf9 */
+    struct device dev; /* CONFIG_ADDRESS, PIRQs */
     struct io_region address_io, data_io, ecam, rcba;
     u32 address;      /* CONFIG_ADDRESS */
-    u8 reset_control; /* 0xcf9 */
     u8 pirq_level;    /* bit N: PIRQ N is asserted */
     u16 isa_asserted; /* ISA interrupts driven by PIRQs */
 };
 
-/* Devices for the board's list: bridge.dev, lpc.dev, dev. */
+/* Devices for the board's list, in this order: dev, bridge.dev, lpc.dev. */
 int pci_host_init(struct pci_host *h, struct memory *m, const struct pci_host_wiring *w, struct error *err);
 void pci_host_release(struct pci_host *h);
-
-/* Start of the window for 64-bit BARs above RAM. */
-u64 pci_host_high_base(const struct memory *m);
 
 /* The GSI of pin @pin (0 = INTA#) of device @slot. */
 static inline unsigned pci_host_gsi(unsigned slot, unsigned pin)
