@@ -58,6 +58,10 @@ struct soft_cpu {
     u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
     bool stop_block; /* leave the current block after this instruction (mode change, code written) */
     u32 mode;        /* enum soft_mode_bits: what decoding and block lookup depend on */
+    /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
+    u16 arith_flags;  /* arithmetic flags while a block executes */
+    struct insn *cur; /* instruction that may fault with the state not published; else NULL */
+    u64 block_rip;    /* rip at the start of the block */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
     jmp_buf fault;           /* rule 1 */
     struct mmu_private *mmu; /* mmu.c: contexts by PCID, large-page ranges */
