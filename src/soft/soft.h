@@ -41,7 +41,8 @@ struct soft_tlb_entry {
     u64 read, write, exec;
     intptr_t addend;
     u64 gpa; /* of the page, with the attribute bits of mmu.c in the low 12 */
-    u64 pad[3];
+    u64 tag; /* page and context whatever the rights are; SOFT_TLB_NONE in an empty entry */
+    u64 pad[2];
 };
 #define SOFT_TLB_NONE (~0ull)
 
@@ -58,6 +59,8 @@ struct soft_cpu {
     u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
     bool stop_block; /* leave the current block after this instruction (mode change, code written) */
     u32 mode;        /* enum soft_mode_bits: what decoding and block lookup depend on */
+    u32 pending_db;  /* DR6 bits of debug traps to take at the next boundary; see soft_poll_events() */
+    bool no_step;    /* the current instruction is not followed by a single-step trap (INT n) */
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
     u16 arith_flags;  /* arithmetic flags while a block executes */
     struct insn *cur; /* instruction that may fault with the state not published; else NULL */
@@ -91,6 +94,8 @@ NORETURN void soft_raise(struct soft_cpu *c, enum x86_vector v);
 NORETURN void soft_raise_err(struct soft_cpu *c, enum x86_vector v, u32 error);
 /* Sets CR2 and raises #PF. */
 NORETURN void soft_raise_pf(struct soft_cpu *c, u64 la, u32 error);
+/* A #DB fault (code breakpoint, general detect) with these bits for DR6. */
+NORETURN void soft_raise_db(struct soft_cpu *c, u64 dr6_bits);
 #define soft_gp0(c) soft_raise_err(c, X86_GP, 0)
 #define soft_ud(c) soft_raise(c, X86_UD)
 
@@ -112,15 +117,18 @@ void soft_write_bytes(struct soft_cpu *c, u64 la, const void *buf, unsigned len)
 void soft_probe(struct soft_cpu *c, u64 la, unsigned len, enum soft_access access);
 
 /*
- * A host pointer through which the @size bytes at @la may be read and written atomically, with the
- * page's write already noted; NULL when they cross a page or are not RAM (then the caller takes an
- * exclusive section, or plain read + write for MMIO). Raises as a write would.
+ * A host pointer through which the @size bytes (up to 16) at @la may be read and written atomically,
+ * with the page's write already noted; NULL when they cross a page, are not RAM or lie in a page of
+ * cached code (then the caller takes an exclusive section and uses soft_read/soft_write, which will
+ * not raise any more). Raises as a write would.
  */
 void *soft_atomic_ptr(struct soft_cpu *c, u64 la, unsigned size);
 
 /*
  * Host pointer to @la for reading or writing up to the end of its page (*len is set to what is
- * left), NULL for MMIO. For string instructions. A write pointer has its page's write noted.
+ * left). For string instructions. A write pointer has its page's write noted. NULL where each
+ * access must go through soft_read/soft_write: MMIO, writes to pages of cached code, data
+ * breakpoints or alignment checks armed.
  */
 void *soft_page_ptr(struct soft_cpu *c, u64 la, enum soft_access access, unsigned *len);
 
@@ -130,6 +138,12 @@ u64 soft_fetch_gpa(struct soft_cpu *c, u64 la);
 /* Up to @len (at most 15 each page part) code bytes at @la; returns how many could be fetched before a page
  * that faults (0: raises). */
 unsigned soft_fetch(struct soft_cpu *c, u64 la, u8 *buf, unsigned len);
+
+/*
+ * Drops write tags of the page that holds RAM at @gpa, for a page that has just become tracked. By the
+ * vCPU's own thread, or by anyone inside an exclusive section.
+ */
+void soft_tlb_protect(struct soft_cpu *c, u64 gpa);
 
 /* TLB maintenance, SDM vol. 3, 4.10.4. */
 void soft_tlb_flush_all(struct soft_cpu *c, bool globals);
@@ -162,7 +176,10 @@ void soft_swapgs(struct soft_cpu *c);
 void soft_xsetbv(struct soft_cpu *c);
 void soft_hypercall(struct soft_cpu *c); /* VMCALL, VMMCALL: KVM's convention */
 
-/* #GP unless CPL is 0 (or, for check_io, as IOPL and the TSS bitmap say). */
+/*
+ * #GP unless CPL is 0 (or, for check_io, as IOPL and the TSS bitmap say). check_io is called for every
+ * IN and OUT: it also knows the I/O breakpoints.
+ */
 void soft_require_cpl0(struct soft_cpu *c);
 void soft_check_io(struct soft_cpu *c, u16 port, unsigned size);
 /* CLI, STI, PUSHF, POPF and INT n in virtual-8086 mode and with VME/PVI. */
@@ -229,10 +246,31 @@ void soft_interrupt(struct soft_cpu *c, u8 vector, enum soft_int_kind kind, bool
 bool soft_deliver_exception(struct soft_cpu *c);
 
 /*
- * At an instruction boundary: pending debug traps, NMI and external interrupts, with the shadow
- * rules. True when something was delivered. Clears HALTED when it was.
+ * At an instruction boundary: serves VCPU_REQ_FLUSH_TLB, then pending debug traps, NMI and external
+ * interrupts, with the shadow rules. True when something was delivered (or an exception during
+ * delivery was recorded in s->exception_pending); clears HALTED when it was.
+ *
+ * To be called when vcpu->requests, c->pending_db or s->nmi_pending is not zero, and once after
+ * anything that may open a window (STI, POPF, IRET, MOV CR8: they set stop_block). While
+ * s->int_shadow is set nothing is delivered: the run loop executes exactly one instruction and
+ * then calls soft_shadow_done().
  */
 bool soft_poll_events(struct soft_cpu *c);
+
+/* After the instruction that followed STI or MOV SS; @shadow is s->int_shadow from before it. */
+static inline void soft_shadow_done(struct soft_cpu *c, u8 shadow)
+{
+    if (shadow && c->s->int_shadow == shadow)
+        c->s->int_shadow = 0;
+}
+
+/* After an instruction that began with TF set: its trap becomes pending, soft_poll_events() takes it. */
+static inline void soft_step_done(struct soft_cpu *c)
+{
+    if (!c->no_step)
+        c->pending_db |= X86_DR6_BS;
+    c->no_step = false;
+}
 
 /* Hardware task switch (task.c), SDM vol. 3, 7.3. */
 enum soft_task_reason { SOFT_TASK_JMP, SOFT_TASK_CALL, SOFT_TASK_IRET, SOFT_TASK_GATE };
@@ -244,9 +282,15 @@ static inline bool soft_breakpoints_armed(const struct soft_cpu *c)
 {
     return unlikely(c->s->dr7 & 0xff);
 }
-void soft_check_code_breakpoint(struct soft_cpu *c, u64 la); /* raises #DB (fault) */
-void soft_note_data_access(struct soft_cpu *c, u64 la, unsigned size,
-                           bool write); /* #DB trap after the instruction */
+/*
+ * Before each instruction while armed, with its linear address: raises #DB (a fault), or takes RF's
+ * protection away for the instruction after it. RF is kept in rflags only while breakpoints are armed.
+ */
+void soft_check_code_breakpoint(struct soft_cpu *c, u64 la);
+
+/* #DB trap after the instruction. The memory functions above call these themselves. */
+void soft_note_data_access(struct soft_cpu *c, u64 la, unsigned size, bool write);
+void soft_note_io_access(struct soft_cpu *c, u16 port, unsigned size);
 
 /* --- x87, SSE, AVX (fpu.c, native.c) --- */
 
