@@ -11,6 +11,8 @@
 #ifndef TRAPEZE_BASE_CLOCK_H
 #define TRAPEZE_BASE_CLOCK_H
 
+#include <stdatomic.h>
+
 #include "base/compiler.h"
 
 #define NS_PER_SEC 1000000000ull
@@ -32,10 +34,15 @@ static inline u64 muldiv64(u64 a, u64 num, u64 den)
     return (u64)((u128)a * num / den);
 }
 
+/*
+ * Virtual time counts in TSC cycles from a host counter: the TSC where it is invariant, else
+ * CLOCK_MONOTONIC in cycles. Nanoseconds are derived from cycles, so the two cannot drift apart.
+ */
 struct vclock {
-    u64 offset_ns;  /* running: virtual = host - offset */
-    u64 stopped_ns; /* virtual time at which it was stopped */
-    bool running;
+    _Atomic u64 offset_tsc;  /* running: virtual = host counter - offset */
+    _Atomic u64 stopped_tsc; /* stopped or manual: virtual time */
+    _Atomic bool running;
+    bool manual;
 };
 
 /* Starts stopped at 0. Start and stop are called with no vCPU running. */
@@ -43,16 +50,33 @@ void vclock_init(struct vclock *c);
 void vclock_start(struct vclock *c);
 void vclock_stop(struct vclock *c);
 
+/*
+ * A clock that counts as running but moves only by vclock_set_ns(), for tests of what depends on
+ * time: set it, then event_loop_clock_changed() and event_loop_poll(loop, 0).
+ */
+void vclock_init_manual(struct vclock *c);
+
+/* Sets a stopped or manual clock. */
+void vclock_set_ns(struct vclock *c, u64 ns);
+
+static inline bool vclock_running(const struct vclock *c)
+{
+    return atomic_load_explicit(&c->running, memory_order_acquire);
+}
+
 /* Virtual ns. Any thread. */
 u64 vclock_ns(const struct vclock *c);
 
-/* Host CLOCK_MONOTONIC time at which the virtual clock will show @ns (clock running). */
+/* Host CLOCK_MONOTONIC time at which the clock will show @ns; ~0 while it does not move towards it. */
 u64 vclock_to_host_ns(const struct vclock *c, u64 ns);
 
 /* The TSC that a guest whose offset is 0 reads at this moment: virtual time in TSC cycles. */
 u64 vclock_tsc(const struct vclock *c);
 
-/* Conversions at clock_tsc_khz(). */
+/*
+ * Conversions at clock_tsc_khz(). To cycles rounds up and to ns rounds down, so that ns survive the
+ * way there and back; a deadline in cycles that must not come early is clock_tsc_to_ns() + 1.
+ */
 u64 clock_ns_to_tsc(u64 ns);
 u64 clock_tsc_to_ns(u64 cycles);
 

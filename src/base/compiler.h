@@ -30,18 +30,17 @@ typedef __int128 i128;
 /* The object of @type whose @member is at @ptr. */
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-#define MIN(a, b)               \
-    ({                          \
-        __typeof__(a) a_ = (a); \
-        __typeof__(b) b_ = (b); \
-        a_ < b_ ? a_ : b_;      \
+/* The names are numbered so that one may stand in the other's argument. */
+#define PASTE2(a, b) a##b
+#define PASTE(a, b) PASTE2(a, b)
+#define PICK(a, op, b, n)                                                               \
+    ({                                                                                  \
+        __typeof__(a) PASTE(pick_a_, n) = (a);                                          \
+        __typeof__(b) PASTE(pick_b_, n) = (b);                                          \
+        PASTE(pick_a_, n) op PASTE(pick_b_, n) ? PASTE(pick_a_, n) : PASTE(pick_b_, n); \
     })
-#define MAX(a, b)               \
-    ({                          \
-        __typeof__(a) a_ = (a); \
-        __typeof__(b) b_ = (b); \
-        a_ > b_ ? a_ : b_;      \
-    })
+#define MIN(a, b) PICK(a, <, b, __COUNTER__)
+#define MAX(a, b) PICK(a, >, b, __COUNTER__)
 #define BIT(n) (1ull << (n))
 #define MASK(n) ((n) >= 64 ? ~0ull : (1ull << (n)) - 1)
 #define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a)-1))

@@ -1,11 +1,12 @@
 /*
  * The event loop: one thread that serves file descriptors, timers and deferred calls of a VM.
  *
- * Any thread may arm and cancel timers and post deferred calls; file sources are added and removed
- * by the loop's thread or before it runs. Callbacks run on the loop's thread, with the loop's
- * callback lock (event_loop_set_lock(): the machine lock) held, so device callbacks need no other
- * locking. A timer's callback may re-arm the timer. After timer_cancel() returns to a caller that
- * holds that lock, the callback does not run.
+ * Any thread may arm and cancel timers and post deferred calls. Callbacks run on the loop's thread,
+ * with the loop's callback lock (event_loop_set_lock(): the machine lock) held, so device callbacks
+ * need no other locking. File sources are changed by the loop's thread, by a holder of that lock, or
+ * before the loop runs. A callback may re-arm its timer, and may cancel or remove anything, itself
+ * included. After timer_cancel(), event_source_remove() or event_loop_unpost() returns to a caller
+ * that holds the lock, the callback does not run.
  */
 #ifndef TRAPEZE_BASE_EVENT_LOOP_H
 #define TRAPEZE_BASE_EVENT_LOOP_H
@@ -29,7 +30,7 @@ void event_loop_run(struct event_loop *loop);
 /* Serves what is due now, waiting at most @timeout_ns (0: do not wait). For tests. */
 void event_loop_poll(struct event_loop *loop, u64 timeout_ns);
 
-/* Makes event_loop_run() return soon. Any thread; async-signal-safe. */
+/* Makes event_loop_run(), or the next call of it, return soon. Any thread; async-signal-safe. */
 void event_loop_stop(struct event_loop *loop);
 
 /* --- timers: one-shot, in virtual or host time --- */
@@ -59,7 +60,8 @@ void event_loop_clock_changed(struct event_loop *loop);
 struct event_source {
     struct event_loop *loop;
     int fd;     /* -1 when not registered; not owned */
-    u32 events; /* EPOLLIN, EPOLLOUT */
+    u32 events; /* EPOLLIN, EPOLLOUT; 0: nothing is reported, not even a hang-up */
+    bool plain; /* epoll refused it: always ready */
     void (*ready)(struct event_source *s, u32 events);
     struct list link;
 };
@@ -80,5 +82,6 @@ struct deferred {
 
 /* Runs @d->call once on the loop's thread; posting one that is queued does nothing. Any thread. */
 void event_loop_post(struct event_loop *loop, struct deferred *d);
+void event_loop_unpost(struct event_loop *loop, struct deferred *d);
 
 #endif

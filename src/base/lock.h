@@ -29,6 +29,9 @@ void lock_release(struct lock *l);
 void lock_acquire(struct lock *l);
 void lock_drop(struct lock *l);
 
+/* Waits for @cond with @l held, as pthread_cond_wait() does. The rank of @l stays taken meanwhile. */
+void lock_wait(struct lock *l, pthread_cond_t *cond);
+
 /* True when the calling thread holds @l. Always true in release builds: for BUG_ON only. */
 bool lock_held(const struct lock *l);
 
