@@ -22,7 +22,7 @@
 #include "base/compiler.h"
 #include "base/error.h"
 
-enum field_kind { FIELD_KIND_END, FIELD_KIND_INT, FIELD_KIND_BYTES, FIELD_KIND_STRUCT };
+enum field_kind { FIELD_KIND_END, FIELD_KIND_INT, FIELD_KIND_BOOL, FIELD_KIND_BYTES, FIELD_KIND_STRUCT };
 
 struct state_desc;
 
@@ -51,16 +51,20 @@ struct state_desc {
     int (*post_load)(void *object, unsigned version, struct error *err);
 };
 
-#define FIELD_SINCE(T, m, v)                                                                       \
-    {                                                                                              \
-        .name = #m, .kind = FIELD_KIND_INT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m), \
-        .count = 1, .since = (v)                                                                   \
+/* A loaded bool must be 0 or 1, so the reader has to know which fields are bools. */
+#define FIELD_KIND_OF(x) \
+    (__builtin_types_compatible_p(__typeof__(x), bool) ? FIELD_KIND_BOOL : FIELD_KIND_INT)
+
+#define FIELD_SINCE(T, m, v)                                                      \
+    {                                                                             \
+        .name = #m, .kind = FIELD_KIND_OF(((T *)0)->m), .offset = offsetof(T, m), \
+        .size = sizeof(((T *)0)->m), .count = 1, .since = (v)                     \
     }
 #define FIELD(T, m) FIELD_SINCE(T, m, 1)
-#define FIELD_ARRAY_SINCE(T, m, v)                                                                    \
-    {                                                                                                 \
-        .name = #m, .kind = FIELD_KIND_INT, .offset = offsetof(T, m), .size = sizeof(((T *)0)->m[0]), \
-        .count = sizeof(((T *)0)->m) / sizeof(((T *)0)->m[0]), .since = (v)                           \
+#define FIELD_ARRAY_SINCE(T, m, v)                                                                          \
+    {                                                                                                       \
+        .name = #m, .kind = FIELD_KIND_OF(((T *)0)->m[0]), .offset = offsetof(T, m),                        \
+        .size = sizeof(((T *)0)->m[0]), .count = sizeof(((T *)0)->m) / sizeof(((T *)0)->m[0]), .since = (v) \
     }
 #define FIELD_ARRAY(T, m) FIELD_ARRAY_SINCE(T, m, 1)
 #define FIELD_BYTES(T, m)                                                                            \
