@@ -35,8 +35,9 @@ struct io_region;
 
 struct io_ops {
     /*
-     * @offset from the region's base, @size 1, 2, 4 or 8 and within [min_size, max_size]: the
-     * dispatcher splits larger accesses and widens smaller ones for reads. Machine lock held.
+     * @offset from the region's base, @size 1, 2, 4 or 8 and within [min_size, max_size], all of it
+     * within the region (but not always aligned): the dispatcher splits larger accesses, widens
+     * smaller reads and drops smaller writes. Machine lock held.
      */
     u64 (*read)(struct io_region *r, u64 offset, unsigned size);
     void (*write)(struct io_region *r, u64 offset, u64 value, unsigned size);
@@ -102,7 +103,7 @@ static inline u64 memory_offset_gpa(const struct memory *m, u64 off)
  */
 void *memory_span(const struct memory *m, u64 gpa, u64 len);
 
-/* Copies; 0 or -EFAULT with nothing copied. memory_write does the page tracking. */
+/* Copies; 0 (also for len 0) or -EFAULT with nothing copied. memory_write does the page tracking. */
 int memory_read(const struct memory *m, u64 gpa, void *buf, u64 len);
 int memory_write(struct memory *m, u64 gpa, const void *buf, u64 len);
 
@@ -116,7 +117,7 @@ static inline bool memory_page_tracked(const struct memory *m, u64 ram_offset)
     return atomic_load_explicit(&m->page_flags[ram_offset >> PAGE_SHIFT], memory_order_acquire) != 0;
 }
 
-/* A write to a tracked page is about to happen or just happened: marks dirty, moves the code generation. */
+/* A tracked page was just written: marks it dirty, moves its code generation. */
 void memory_note_write(struct memory *m, u64 ram_offset);
 
 /* The page holds cached code from now on. True when it did not before (other vCPUs must drop write mappings).

@@ -1,0 +1,199 @@
+/*
+ * Guest RAM: one memfd, its linear mapping, checked access and page tracking.
+ *
+ * Tracking rules
+ * 1. A write is noted after it was done. Then whoever sees the old flags or the old generation may
+ *    see the old bytes, but whoever made them clean or read them anew is told of the new ones.
+ * 2. A writer stores bytes, then loads the flags; who tracks a page stores the flag, then loads bytes.
+ *    Both have a full barrier between, so at least one of them sees the other.
+ */
+#include "memory/memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#define MIB (1ull << 20)
+
+/* RAM is sparse, so more than what is free is fine; more than there is can only end in SIGBUS. */
+static int check_host_memory(u64 size, struct error *err)
+{
+    struct sysinfo si;
+    if (sysinfo(&si) < 0)
+        return 0;
+    u64 total = ((u64)si.totalram + si.totalswap) * si.mem_unit;
+    if (size <= total)
+        return 0;
+    return error_set(err, ENOMEM, "cannot give the guest %llu MiB of RAM: the host has %llu MiB",
+                     (unsigned long long)(size / MIB), (unsigned long long)(total / MIB));
+}
+
+static int map_ram(struct memory *m, struct error *err)
+{
+    unsigned long long mib = m->ram_size / MIB;
+    m->fd = memfd_create("trapeze-ram", MFD_CLOEXEC);
+    if (m->fd < 0)
+        return error_set_errno(err, errno, "cannot create a memfd for guest RAM");
+    if (ftruncate(m->fd, (off_t)m->ram_size) < 0)
+        return error_set_errno(err, errno, "cannot get %llu MiB of guest RAM", mib);
+    void *p = mmap(NULL, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+    if (p == MAP_FAILED)
+        return error_set_errno(err, errno, "cannot map %llu MiB of guest RAM", mib);
+    m->ram = p;
+    /* Both are wishes: the host's shmem_enabled decides about the first. */
+    madvise(p, m->ram_size, MADV_HUGEPAGE);
+    madvise(p, m->ram_size, MADV_DONTDUMP);
+    return 0;
+}
+
+static int alloc_tracking(struct memory *m, struct error *err)
+{
+    u64 pages = m->ram_size >> PAGE_SHIFT;
+    m->page_flags = calloc(pages, sizeof *m->page_flags);
+    m->page_gen = calloc(pages, sizeof *m->page_gen);
+    if (!m->page_flags || !m->page_gen)
+        return error_set_errno(err, ENOMEM, "cannot track %llu pages of guest RAM",
+                               (unsigned long long)pages);
+    return 0;
+}
+
+int memory_init(struct memory *m, u64 size, struct error *err)
+{
+    *m = (struct memory){.fd = -1, .ram_size = size};
+    list_init(&m->mmio);
+    list_init(&m->pio);
+    m->low_size = MIN(size, MEMORY_HOLE_START);
+    m->high_size = size - m->low_size;
+    if (!size || size % MIB || size > MEMORY_MAX_SIZE)
+        return error_set(err, EINVAL, "guest RAM must be a multiple of 1M, from 1M to %lluG",
+                         (unsigned long long)(MEMORY_MAX_SIZE >> 30));
+    int r = check_host_memory(size, err);
+    if (r == 0)
+        r = map_ram(m, err);
+    if (r == 0)
+        r = alloc_tracking(m, err);
+    if (r < 0)
+        memory_release(m);
+    return r;
+}
+
+void memory_release(struct memory *m)
+{
+    if (m->ram)
+        munmap(m->ram, m->ram_size);
+    if (m->fd >= 0)
+        close(m->fd);
+    free((void *)m->page_flags);
+    free((void *)m->page_gen);
+    *m = (struct memory){.fd = -1};
+    list_init(&m->mmio);
+    list_init(&m->pio);
+}
+
+/* --- checked access --- */
+
+void *memory_span(const struct memory *m, u64 gpa, u64 len)
+{
+    u64 end;
+    if (!len || __builtin_add_overflow(gpa, len, &end))
+        return NULL;
+    bool below_vga = end <= MIN(MEMORY_VGA_START, m->low_size);
+    bool low = gpa >= MEMORY_VGA_END && end <= m->low_size;
+    bool high = gpa >= MEMORY_HOLE_END && end - MEMORY_HOLE_END <= m->high_size;
+    return below_vga || low || high ? memory_ram(m, gpa) : NULL;
+}
+
+int memory_read(const struct memory *m, u64 gpa, void *buf, u64 len)
+{
+    if (!len)
+        return 0;
+    const void *p = memory_span(m, gpa, len);
+    if (!p)
+        return -EFAULT;
+    memcpy(buf, p, len);
+    return 0;
+}
+
+int memory_write(struct memory *m, u64 gpa, const void *buf, u64 len)
+{
+    if (!len)
+        return 0;
+    void *p = memory_span(m, gpa, len);
+    if (!p)
+        return -EFAULT;
+    memcpy(p, buf, len);
+    memory_span_written(m, gpa, len);
+    return 0;
+}
+
+/* --- page tracking --- */
+
+static void note_page(struct memory *m, u64 page)
+{
+    u8 flags = atomic_load_explicit(&m->page_flags[page], memory_order_relaxed);
+    if (flags & PAGE_CODE)
+        atomic_fetch_add_explicit(&m->page_gen[page], 1, memory_order_acq_rel);
+    if (flags & PAGE_CLEAN)
+        atomic_fetch_and_explicit(&m->page_flags[page], (u8)~PAGE_CLEAN, memory_order_acq_rel);
+}
+
+void memory_note_write(struct memory *m, u64 ram_offset)
+{
+    atomic_thread_fence(memory_order_seq_cst); /* rule 2 */
+    note_page(m, ram_offset >> PAGE_SHIFT);
+}
+
+void memory_span_written(struct memory *m, u64 gpa, u64 len)
+{
+    if (!memory_span(m, gpa, len))
+        return;
+    u64 first = (u64)memory_ram_offset(m, gpa);
+    atomic_thread_fence(memory_order_seq_cst); /* rule 2 */
+    for (u64 page = first >> PAGE_SHIFT; page <= (first + len - 1) >> PAGE_SHIFT; page++)
+        note_page(m, page);
+}
+
+bool memory_mark_code(struct memory *m, u64 ram_offset)
+{
+    return !(atomic_fetch_or(&m->page_flags[ram_offset >> PAGE_SHIFT], PAGE_CODE) & PAGE_CODE);
+}
+
+/* The generation moves as well, so that a block that was overlooked cannot come back to life. */
+void memory_unmark_code(struct memory *m, u64 ram_offset)
+{
+    u64 page = ram_offset >> PAGE_SHIFT;
+    atomic_fetch_and(&m->page_flags[page], (u8)~PAGE_CODE);
+    atomic_fetch_add(&m->page_gen[page], 1);
+}
+
+void memory_dirty_log_start(struct memory *m)
+{
+    atomic_store(&m->dirty_log, true);
+    for (u64 page = 0; page < m->ram_size >> PAGE_SHIFT; page++)
+        atomic_fetch_or(&m->page_flags[page], PAGE_CLEAN);
+}
+
+void memory_dirty_log_stop(struct memory *m)
+{
+    atomic_store(&m->dirty_log, false);
+    for (u64 page = 0; page < m->ram_size >> PAGE_SHIFT; page++)
+        atomic_fetch_and(&m->page_flags[page], (u8)~PAGE_CLEAN);
+}
+
+u64 memory_dirty_log_fetch(struct memory *m, u64 *bitmap)
+{
+    u64 pages = m->ram_size >> PAGE_SHIFT, dirty = 0;
+    memset(bitmap, 0, (pages + 63) / 64 * sizeof *bitmap);
+    for (u64 page = 0; page < pages; page++) {
+        if (atomic_load_explicit(&m->page_flags[page], memory_order_relaxed) & PAGE_CLEAN)
+            continue;
+        if (!(atomic_fetch_or(&m->page_flags[page], PAGE_CLEAN) & PAGE_CLEAN)) {
+            bitmap[page / 64] |= BIT(page % 64);
+            dirty++;
+        }
+    }
+    return dirty;
+}
