@@ -48,6 +48,11 @@ bool lock_held(const struct lock *l)
     return false;
 }
 
+bool lock_not_held(const struct lock *l)
+{
+    return !lock_held(l);
+}
+
 #else
 
 static void check_rank(const struct lock *l) {}
@@ -55,6 +60,11 @@ static void note_taken(const struct lock *l) {}
 static void note_dropped(const struct lock *l) {}
 
 bool lock_held(const struct lock *l)
+{
+    return true;
+}
+
+bool lock_not_held(const struct lock *l)
 {
     return true;
 }

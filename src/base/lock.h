@@ -32,7 +32,8 @@ void lock_drop(struct lock *l);
 /* Waits for @cond with @l held, as pthread_cond_wait() does. The rank of @l stays taken meanwhile. */
 void lock_wait(struct lock *l, pthread_cond_t *cond);
 
-/* True when the calling thread holds @l. Always true in release builds: for BUG_ON only. */
+/* Does the calling thread hold @l, or not? Both are always true in release builds: BUG_ON(!...) only. */
 bool lock_held(const struct lock *l);
+bool lock_not_held(const struct lock *l);
 
 #endif

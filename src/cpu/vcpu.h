@@ -40,11 +40,13 @@ struct vcpu {
     struct counters counters; /* written by its thread */
     struct error error;       /* after VCPU_EXIT_ERROR */
 
-    /* private to vcpu.c */
+    /* private to vcpu.c and vm.c */
     pthread_t thread;
-    bool started;
-    bool in_guest; /* under vm->run_lock: inside run() */
-    bool parked;   /* under vm->run_lock: waits for resume or stop */
+    _Atomic bool started; /* the engine has set it up and it has a thread */
+    bool in_guest;        /* under vm->run_lock: inside run() */
+    bool parked;          /* under vm->run_lock: waits for resume or stop */
+    _Atomic u32 wake_seq; /* moves with every request */
+    _Atomic bool sleeping;
     struct lock sleep_lock;
     pthread_cond_t sleep_cond;
 };
@@ -52,6 +54,13 @@ struct vcpu {
 /* Prepares @vcpu in reset state; engine resources come with vm_start(). */
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned index, struct error *err);
 void vcpu_release(struct vcpu *vcpu);
+
+/* For vm.c: the thread's function, and power-on state of the vCPU and its irqchip (machine lock held). */
+void *vcpu_main(void *vcpu);
+void vcpu_reset(struct vcpu *vcpu);
+
+/* The vCPU whose thread is calling, or NULL. */
+struct vcpu *vcpu_current(void);
 
 /* Sets request bits; kicks and wakes the vCPU. Any thread. */
 void vcpu_request(struct vcpu *vcpu, u32 bits);

@@ -46,13 +46,15 @@ struct vm {
     void *ended_owner;
 
     /* private to vm.c and vcpu.c */
+    struct lock life_lock; /* serialises start, stop, pause and resume */
     struct lock run_lock;
-    pthread_cond_t run_cond;
-    unsigned in_guest;  /* vCPUs inside run() */
-    unsigned exclusive; /* a holder or waiters */
+    pthread_cond_t run_cond; /* something below changed */
+    unsigned in_guest;       /* vCPUs inside run() */
+    unsigned exclusive;      /* the holder and those who wait to be it */
     bool exclusive_held;
     _Atomic int end_reason; /* enum vm_end, first one wins */
     int end_code;
+    unsigned thread_count;
     bool threads_running;
     bool paused;
 };
@@ -62,30 +64,56 @@ int vm_init(struct vm *vm, struct memory *memory, struct event_loop *loop, const
             const struct cpuid_table *cpuid, unsigned vcpu_count, struct error *err);
 void vm_release(struct vm *vm);
 
-/* Creates the engine's resources and the vCPU threads, starts virtual time. */
+/*
+ * start, stop, pause and resume wait for vCPUs, so they are not called from a vCPU thread nor with
+ * the machine lock held: a callback of the event loop drops that lock around the call.
+ */
+
+/*
+ * Creates the engine's resources and the vCPU threads and starts virtual time; when the VM was paused
+ * before, both wait for vm_resume().
+ */
 int vm_start(struct vm *vm, struct error *err);
 
-/* Stops vCPU threads and joins them. Not from a vCPU thread, not under the machine lock. */
+/* Joins the vCPU threads and releases the engine's resources; vm_start() may follow, with another engine. */
 void vm_stop(struct vm *vm);
 
-/* Stops virtual time and waits until no vCPU executes; resume undoes it. Not from a vCPU thread. */
+/* Stops virtual time and waits until no vCPU executes; resume undoes it. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
-/* Back to power-on state for every vCPU and its interrupt controller. Paused or not started. */
+/*
+ * Back to power-on state for every vCPU and its interrupt controller, and an ended VM may run again.
+ * Paused or not started. Takes the machine lock.
+ */
 void vm_reset_vcpus(struct vm *vm);
 
-/* Ends the VM: vCPUs leave guest code and wait, vm->ended() is called. First caller wins. Any thread. */
+/*
+ * Ends the VM: vCPUs leave guest code and wait, vm->ended() is called. First caller wins. Any thread,
+ * with or without the machine lock.
+ */
 void vm_end(struct vm *vm, enum vm_end why, int code);
+
+/* The same with VM_END_ERROR and the reason. */
+void vm_end_error(struct vm *vm, const struct error *error);
 
 /*
  * No vCPU but the caller's (NULL: none) is inside guest code between begin and end. A vCPU thread
- * calls it from within run() and must not hold the machine lock. Not recursive.
+ * calls it from within run(). Not with the machine lock held. Not recursive.
  */
 void vm_exclusive_begin(struct vm *vm, struct vcpu *self);
 void vm_exclusive_end(struct vm *vm, struct vcpu *self);
 
-/* Every vCPU drops its address translations before it executes another guest instruction. */
+/*
+ * When it returns no vCPU uses an old address translation any more, except that the calling vCPU's own
+ * are dropped at its next block boundary. Rules as for vm_exclusive_begin().
+ */
 void vm_flush_tlbs(struct vm *vm);
+
+/* For vcpu.c. Before and after run(); waits while an exclusive section is wanted. */
+void vm_enter_guest(struct vm *vm, struct vcpu *vcpu);
+void vm_leave_guest(struct vm *vm, struct vcpu *vcpu);
+/* Waits until the VM is resumed or stopped. */
+void vm_park(struct vm *vm, struct vcpu *vcpu);
 
 #endif
