@@ -21,14 +21,13 @@ struct pic_chip {
     u8 lines;     /* level at the pins IR0..IR7 */
     u8 irr;       /* requests: latched edges; for level inputs what the pin shows */
     u8 imr, isr;  /* masked; in service */
-    u8 icw[4];    /* as written; icw[0] is ICW1 */
-    u8 init_step; /* next ICW expected, 2..4; 0: initialised */
-    u8 read_isr;  /* OCW3 RIS */
-    u8 poll;      /* OCW3 P: the next read is a poll */
-    u8 special_mask, auto_eoi, rotate_auto_eoi;
-    u8 lowest;    /* IR with the lowest priority: 7 until rotated */
-    u8 elcr;      /* 1: level-triggered */
-    u8 elcr_mask; /* ELCR bits that exist; constant */
+    u8 icw[4];    /* initialisation command words as written: ICW1 is icw[0] */
+    u8 init_step; /* index of the next ICW expected, 1..3; 0: initialised */
+    u8 read_isr;  /* OCW3: port 0 reads the ISR, not the IRR */
+    u8 poll;      /* OCW3: the next read is a poll */
+    u8 special_mask, rotate_auto_eoi;
+    u8 lowest; /* input with the lowest priority: 7 until rotated */
+    u8 elcr;   /* 1: level-triggered */
 };
 
 struct pic {
