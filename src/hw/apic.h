@@ -138,7 +138,9 @@ struct apic_set {
     unsigned arbiter;  /* where the search for the lowest priority starts */
 };
 
-/* A message on the bus. */
+#define APIC_BROADCAST 0xffffffffu
+
+/* A message on the bus. An 8-bit destination of 0xff is widened to APIC_BROADCAST by its sender. */
 struct apic_message {
     u32 dest;
     bool logical;

@@ -2,14 +2,14 @@
  * The I/O APIC (Intel 82093AA data sheet 290566; version 0x20 with the EOI register, ICH9 data sheet
  * 13.5): 24 pins, each of which becomes a message to the local APICs. Machine lock held for everything.
  *
- * A message leaves through an msi_sink, since a redirection entry and an MSI carry the same facts
- * (SDM vol. 3, 11.11). The local APICs answer level-triggered ones with ioapic_eoi().
+ * Messages leave through send(), which is apic_deliver() on a real board; the local APICs answer
+ * level-triggered ones with ioapic_eoi(). Edges at a masked pin are lost, as the data sheet says (3.2.4).
  */
 #ifndef TRAPEZE_HW_IOAPIC_H
 #define TRAPEZE_HW_IOAPIC_H
 
+#include "hw/apic.h"
 #include "hw/device.h"
-#include "hw/irq.h"
 #include "memory/memory.h"
 
 #define IOAPIC_BASE 0xfec00000ull
@@ -28,19 +28,22 @@
 #define IOAPIC_MASKED BIT(16)
 #define IOAPIC_DEST_SHIFT 56
 
+/* True when a processor took the message. */
+typedef bool ioapic_send_fn(void *owner, const struct apic_message *m);
+
 struct ioapic {
     struct device dev;
     struct memory *memory;
     struct io_region region;
-    struct msi_sink sink;
-    u32 select; /* IOREGSEL */
-    u32 id;     /* bits 27:24 */
-    u32 lines;  /* pin N is asserted; polarity is settled by the board, not here */
-    u32 irr;    /* edges that came while masked, and levels that are asserted */
+    ioapic_send_fn *send;
+    void *owner;
+    u8 select; /* IOREGSEL */
+    u32 id;    /* bits 27:24 */
+    u32 lines; /* bit N: pin N is asserted, whatever the polarity that the guest programs */
     u64 redir[IOAPIC_PINS];
 };
 
-int ioapic_init(struct ioapic *io, struct memory *m, struct msi_sink sink, struct error *err);
+int ioapic_init(struct ioapic *io, struct memory *m, ioapic_send_fn *send, void *owner, struct error *err);
 void ioapic_release(struct ioapic *io);
 
 /* Is pin @pin, 0..23, asserted? */
