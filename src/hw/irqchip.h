@@ -6,8 +6,8 @@
  * chips themselves (pic, ioapic, apic) do not know them.
  *
  * Wiring (the usual one of a PC): ISA interrupt N drives 8259 input N and I/O APIC pin N, except that
- * ISA interrupt 0 drives pin 2; the MADT says so with an override "IRQ 0 is GSI 2". GSI 2 itself is
- * pin 2 only, shared with IRQ 0. GSIs 16..23 are pins of the I/O APIC.
+ * ISA interrupt 0 drives pin 2; the MADT says so with an override "IRQ 0 is GSI 2". Nothing else may
+ * drive GSI 2, and pin 0 leads nowhere. GSIs 16..23 are pins of the I/O APIC only.
  */
 #ifndef TRAPEZE_HW_IRQCHIP_H
 #define TRAPEZE_HW_IRQCHIP_H
@@ -25,7 +25,6 @@ struct soft_irqchip {
     struct pic pic;
     struct ioapic ioapic;
     struct apic_set apics;
-    bool pin2[2]; /* who asserts pin 2: ISA interrupt 0, GSI 2 */
 };
 
 /*

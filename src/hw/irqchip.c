@@ -1,0 +1,250 @@
+#include "hw/irqchip.h"
+
+#include "base/log.h"
+#include "cpu/vm.h"
+
+static struct soft_irqchip *soft(struct irqchip *chip)
+{
+    return container_of(chip, struct soft_irqchip, chip);
+}
+
+static struct apic *apic_of(struct irqchip *chip, struct vcpu *vcpu)
+{
+    return &soft(chip)->apics.apic[vcpu->index];
+}
+
+/* --- towards the processors --- */
+
+static void target_raise(void *owner, unsigned cpu, enum apic_signal signal)
+{
+    static const u32 request[] = {
+        [APIC_SIGNAL_INTERRUPT] = VCPU_REQ_INTERRUPT,
+        [APIC_SIGNAL_NMI] = VCPU_REQ_NMI,
+        [APIC_SIGNAL_INIT] = VCPU_REQ_INIT,
+    };
+    struct soft_irqchip *s = owner;
+
+    vcpu_request(s->vm->vcpus[cpu], request[signal]);
+}
+
+static void target_start(void *owner, unsigned cpu, u8 sipi_vector)
+{
+    struct soft_irqchip *s = owner;
+    struct vcpu *vcpu = s->vm->vcpus[cpu];
+
+    atomic_store(&vcpu->sipi_vector, sipi_vector);
+    vcpu_request(vcpu, VCPU_REQ_SIPI);
+}
+
+static void target_lower(void *owner, unsigned cpu)
+{
+    struct soft_irqchip *s = owner;
+
+    vcpu_request_clear(s->vm->vcpus[cpu], VCPU_REQ_INTERRUPT);
+}
+
+static i64 target_tsc_offset(void *owner, unsigned cpu)
+{
+    struct soft_irqchip *s = owner;
+
+    return s->vm->vcpus[cpu]->state.tsc_offset;
+}
+
+static void target_eoi(void *owner, u8 vector)
+{
+    struct soft_irqchip *s = owner;
+
+    ioapic_eoi(&s->ioapic, vector);
+}
+
+static u8 target_extint_ack(void *owner)
+{
+    struct soft_irqchip *s = owner;
+
+    return pic_ack(&s->pic);
+}
+
+static const struct apic_target_ops target_ops = {
+    .raise = target_raise,
+    .start = target_start,
+    .lower = target_lower,
+    .tsc_offset = target_tsc_offset,
+    .eoi = target_eoi,
+    .extint_ack = target_extint_ack,
+};
+
+/* --- from the devices --- */
+
+static void soft_set_gsi(struct irqchip *chip, unsigned gsi, bool level)
+{
+    struct soft_irqchip *s = soft(chip);
+
+    trace(irq, "GSI %u is %u", gsi, level);
+    if (gsi < 16)
+        pic_set_irq(&s->pic, gsi, level);
+    ioapic_set_pin(&s->ioapic, gsi == 0 ? 2 : gsi, level);
+}
+
+static void soft_send_msi(struct irqchip *chip, u64 addr, u32 data)
+{
+    struct apic_message m;
+
+    if (apic_decode_msi(addr, data, &m))
+        apic_deliver(&soft(chip)->apics, &m);
+    else
+        log_guest("message signalled interrupt to 0x%llx, which is no APIC", (unsigned long long)addr);
+}
+
+static bool ioapic_message(void *owner, const struct apic_message *m)
+{
+    struct soft_irqchip *s = owner;
+
+    return apic_deliver(&s->apics, m);
+}
+
+static void pic_intr(void *owner, unsigned line, bool level)
+{
+    struct soft_irqchip *s = owner;
+
+    apic_set_lint(&s->apics, line, level);
+}
+
+/* --- from the processors --- */
+
+static int soft_ack(struct irqchip *chip, struct vcpu *vcpu)
+{
+    return apic_ack(apic_of(chip, vcpu));
+}
+
+static u8 soft_get_cr8(struct irqchip *chip, struct vcpu *vcpu)
+{
+    return apic_get_cr8(apic_of(chip, vcpu));
+}
+
+static void soft_set_cr8(struct irqchip *chip, struct vcpu *vcpu, u8 value)
+{
+    apic_set_cr8(apic_of(chip, vcpu), value);
+}
+
+static u32 soft_apic_read(struct irqchip *chip, struct vcpu *vcpu, u32 offset)
+{
+    return apic_read(apic_of(chip, vcpu), offset);
+}
+
+static void soft_apic_write(struct irqchip *chip, struct vcpu *vcpu, u32 offset, u32 value)
+{
+    if (offset == APIC_ICR)
+        vcpu->counters.ipis++;
+    apic_write(apic_of(chip, vcpu), offset, value);
+}
+
+static int soft_msr_read(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 *value)
+{
+    return apic_msr_read(apic_of(chip, vcpu), index, value);
+}
+
+static int soft_msr_write(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 value)
+{
+    if (index == MSR_X2APIC_FIRST + (APIC_ICR >> 4) || index == MSR_X2APIC_FIRST + (APIC_SELF_IPI >> 4))
+        vcpu->counters.ipis++;
+    return apic_msr_write(apic_of(chip, vcpu), index, value);
+}
+
+static u64 soft_apic_page(struct irqchip *chip, struct vcpu *vcpu)
+{
+    return apic_page(apic_of(chip, vcpu));
+}
+
+static void soft_vcpu_reset(struct irqchip *chip, struct vcpu *vcpu, bool init)
+{
+    apic_reset(apic_of(chip, vcpu), init);
+}
+
+static void soft_set_pv_eoi(struct irqchip *chip, struct vcpu *vcpu, u64 msr)
+{
+    apic_set_pv_eoi(apic_of(chip, vcpu), msr);
+}
+
+static const struct irqchip_ops soft_ops = {
+    .set_gsi = soft_set_gsi,
+    .send_msi = soft_send_msi,
+    .ack = soft_ack,
+    .get_cr8 = soft_get_cr8,
+    .set_cr8 = soft_set_cr8,
+    .apic_read = soft_apic_read,
+    .apic_write = soft_apic_write,
+    .msr_read = soft_msr_read,
+    .msr_write = soft_msr_write,
+    .apic_page = soft_apic_page,
+    .vcpu_reset = soft_vcpu_reset,
+    .set_pv_eoi = soft_set_pv_eoi,
+};
+
+/* --- life cycle --- */
+
+int soft_irqchip_init(struct soft_irqchip *s, struct vm *vm, struct error *err)
+{
+    struct apic_config config = {
+        .cpus = vm->vcpu_count,
+        .maxphyaddr = vm->cpuid && vm->cpuid->maxphyaddr ? vm->cpuid->maxphyaddr : 40,
+        .x2apic = true,
+        .memory = vm->memory,
+        .loop = vm->loop,
+        .clock = &vm->clock,
+        .ops = &target_ops,
+        .owner = s,
+    };
+    struct irq_line intr = {.set = pic_intr, .owner = s, .line = 0};
+    int r;
+
+    memset(s, 0, sizeof *s);
+    s->chip.ops = &soft_ops;
+    s->vm = vm;
+    r = apic_set_init(&s->apics, &config, err);
+    if (r)
+        return r;
+    r = ioapic_init(&s->ioapic, vm->memory, ioapic_message, s, err);
+    if (r)
+        goto no_ioapic;
+    r = pic_init(&s->pic, vm->memory, intr, err);
+    if (r)
+        goto no_pic;
+    return 0;
+
+no_pic:
+    ioapic_release(&s->ioapic);
+no_ioapic:
+    apic_set_release(&s->apics);
+    return r;
+}
+
+void soft_irqchip_release(struct soft_irqchip *s)
+{
+    pic_release(&s->pic);
+    ioapic_release(&s->ioapic);
+    apic_set_release(&s->apics);
+}
+
+static void chip_set_gsi(void *owner, unsigned line, bool level)
+{
+    struct irqchip *chip = owner;
+
+    chip->ops->set_gsi(chip, line, level);
+}
+
+struct irq_line irqchip_gsi(struct irqchip *chip, unsigned gsi)
+{
+    return (struct irq_line){.set = chip_set_gsi, .owner = chip, .line = gsi};
+}
+
+static void chip_send_msi(void *owner, u64 addr, u32 data)
+{
+    struct irqchip *chip = owner;
+
+    chip->ops->send_msi(chip, addr, data);
+}
+
+struct msi_sink irqchip_msi(struct irqchip *chip)
+{
+    return (struct msi_sink){.send = chip_send_msi, .owner = chip};
+}
