@@ -45,14 +45,14 @@ struct pci_host {
     struct pci_bus bus;
     struct pci_function bridge, lpc;
     struct pci_host_wiring wiring;
-    struct device dev; /* CONFIG_ADDRESS, PIRQs */
+    struct device dev;
     struct io_region address_io, data_io, ecam, rcba;
     u32 address;      /* CONFIG_ADDRESS */
     u8 pirq_level;    /* bit N: PIRQ N is asserted */
     u16 isa_asserted; /* ISA interrupts driven by PIRQs */
 };
 
-/* Devices for the board's list, in this order: dev, bridge.dev, lpc.dev. */
+/* The board's list gets h->dev, before all other functions of the bus; it covers both bridges. */
 int pci_host_init(struct pci_host *h, struct memory *m, const struct pci_host_wiring *w, struct error *err);
 void pci_host_release(struct pci_host *h);
 
