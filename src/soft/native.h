@@ -15,23 +15,45 @@
 struct native_stub;
 struct native_cache; /* one a vCPU: owns the executable memory, finds equal encodings again */
 
-struct native_cache *native_cache_new(struct error *err);
+/* @cpuid (which lives as long) decides which instructions exist. */
+struct native_cache *native_cache_new(const struct cpuid_table *cpuid, struct error *err);
 void native_cache_free(struct native_cache *n);
 
 /*
+ * The memory for stubs is bounded. Once it is full native_compile() returns NULL for what it does not
+ * hold yet: when it returned NULL and native_cache_full() is true, drop every decoded block, call
+ * native_cache_reset() (every stub becomes invalid) and compile again.
+ */
+bool native_cache_full(const struct native_cache *n);
+void native_cache_reset(struct native_cache *n);
+
+/*
  * The stub for the instruction (@bytes, decoded as @insn and @ops), shared by all places that hold
- * an equal one. NULL when it cannot be run this way: the caller raises #UD. Stubs live until
- * native_cache_free(). Nothing is raised here.
+ * an equal one. NULL when it cannot be run this way, or the guest's CPUID does not offer it: the caller
+ * raises #UD (but see native_cache_full()). Stubs live until native_cache_reset() or _free(). Nothing
+ * is raised here.
+ *
+ * What it takes: x87, MMX, SSE to AVX-512 (EMMS, FNINIT, FLDENV, LDMXCSR and so on included, FXSAVE,
+ * FXRSTOR and the XSAVE family not), and of the general-purpose instructions those that compute on
+ * registers and at most one plain memory operand without LOCK: arithmetic, logic, shifts, bit
+ * operations, DIV, CRC32, BMI, ADX, MOVBE, RDRAND, fences, prefetches and cache-line flushes.
  */
 const struct native_stub *native_compile(struct native_cache *n, const u8 *bytes,
                                          const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops);
 
 /*
  * Executes it with @la the linear address of its memory operand (ignored when it has none; the
- * segment is checked). Raises #UD, #NM, #MF, #XM, #GP, #PF ... as the host and the guest's CR0, CR4
- * and XCR0 say, with no register changed.
+ * segment is checked). That includes the implied DS:[rDI] of MASKMOVQ and MASKMOVDQU. For gathers and
+ * scatters (vector SIB) @la is ignored too: addresses are computed here, element by element.
+ *
+ * Reads and writes state.rflags as far as native_uses_flags() says, and state.rip is that of the next
+ * instruction (soft.h, rule 2). Raises #UD, #NM, #MF, #XM, #GP, #PF ... as the host and the guest's
+ * CR0, CR4 and XCR0 say, with no register changed (but the completed elements of a gather).
  */
 void native_run(struct soft_cpu *c, const struct native_stub *stub, u64 la);
+
+/* Does it read or write arithmetic flags? If not, state.rflags may be stale. */
+bool native_uses_flags(const struct native_stub *stub);
 
 /* Installs the handlers for SIGFPE, SIGSEGV, SIGILL and SIGBUS raised inside stubs; once a process. */
 int native_install_signals(struct error *err);
