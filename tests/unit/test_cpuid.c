@@ -101,7 +101,7 @@ static void v3_has_the_level_and_not_more(void **state)
     struct cpuid_table t;
 
     if (!host_has_v3())
-        skip();
+        return;
     t = build("x86-64-v3", 1);
     for (unsigned i = 0; i < ARRAY_SIZE(has); i++)
         assert_true(cpuid_has(&t, has[i]));
@@ -168,7 +168,7 @@ static void caches_are_shared_by_one_or_all(void **state)
     unsigned levels = 0;
 
     if (!cpuid_find(&t, leaf, 0))
-        skip();
+        return;
     for (u32 sub = 0; sub < 8; sub++) {
         lookup(&t, leaf, sub, 0, r);
         if (!(r[0] & 0x1f))
@@ -186,7 +186,7 @@ static void xsave_sizes_follow_xcr0(void **state)
     u32 r[4];
 
     if (!cpuid_has(&t, CPUID_AVX))
-        skip();
+        return;
     cpuid_lookup(&t, &in, r);
     assert_int_equal(r[0], (u32)t.xcr0_mask);
     assert_int_equal(r[1], 576);
@@ -257,7 +257,7 @@ static void tsc_leaf_gives_the_frequency(void **state)
     u32 r[4];
 
     if (!cpuid_find(&t, 0x15, 0))
-        skip();
+        return;
     lookup(&t, 0x15, 0, 0, r);
     assert_int_equal((u64)r[2] * r[1] / r[0], TSC_KHZ * 1000ull);
 }
