@@ -31,6 +31,7 @@ struct virtio_blk {
     struct block_device *backend;
     struct lock *machine_lock;
     char serial[VIRTIO_BLK_ID_BYTES];
+    bool writeback;     /* as saved: the cache mode in the configuration */
     bool write_through; /* each write is flushed before it completes */
 
     struct list free;   /* requests to reuse */

@@ -67,11 +67,14 @@ struct virtio_device_ops {
 struct virtio_transport_ops {
     void (*queue_interrupt)(struct virtio_device *dev, struct virtqueue *vq);
     void (*config_interrupt)(struct virtio_device *dev);
+    void (*reset)(struct virtio_device *dev);   /* the device was reset: forget vectors */
+    bool (*may_dma)(struct virtio_device *dev); /* NULL: always */
 };
 
 struct virtio_device {
     const struct virtio_device_ops *ops;
     const struct virtio_transport_ops *transport;
+    void *transport_owner;
     const char *name; /* for messages */
     enum virtio_type type;
     struct memory *memory;
@@ -113,8 +116,8 @@ static inline bool virtio_has(const struct virtio_device *dev, unsigned feature)
     return dev->features >> feature & 1;
 }
 
-/* May queues be worked on: DRIVER_OK, not broken, not in reset? */
-bool virtio_running(const struct virtio_device *dev);
+/* May queues be worked on: DRIVER_OK, not broken, not in reset, allowed to do DMA? */
+bool virtio_running(struct virtio_device *dev);
 
 /* The guest broke the protocol: log it, set DEVICE_NEEDS_RESET, tell the driver. */
 void virtio_device_error(struct virtio_device *dev, const char *fmt, ...) PRINTF_LIKE(2, 3);

@@ -16,6 +16,10 @@
  * device (virtio_device_error()): pop then yields nothing and push does nothing until the driver
  * resets it.
  *
+ * Doorbells are suppressed while a device has not yet seen the ring empty: a pop that finds nothing
+ * asks the driver for a doorbell and looks again. So a device either pops until it gets nothing, or
+ * sees to it that it pops again later by itself.
+ *
  * All functions are called with the machine lock held. Host addresses in a chain stay valid without
  * it, since RAM never moves.
  */
@@ -53,7 +57,7 @@ struct virtqueue {
     bool avail_wrap, used_wrap; /* packed: wrap counters (2.8.1) */
     u16 in_flight;              /* ring entries popped and not pushed yet */
     u32 unsignalled;            /* ring entries pushed since the last virtqueue_notify() */
-    bool doorbell_off;          /* the device asked for no doorbells */
+    bool doorbell_off;          /* the driver was told that doorbells are not needed */
 };
 
 /* A chain of buffers, readable ones first. Owned by the device from pop to push. */
@@ -72,10 +76,13 @@ void virtqueue_init(struct virtqueue *vq, struct virtio_device *dev, u16 index, 
 /* Back to the state of a device reset. Chains in flight are forgotten. */
 void virtqueue_reset(struct virtqueue *vq);
 
-/* The driver enables the queue: checks size, alignment and that the rings are RAM. False: refused. */
-bool virtqueue_enable(struct virtqueue *vq);
+/* Are the size that the driver chose and its addresses possible? */
+bool virtqueue_layout_ok(const struct virtqueue *vq);
 
-/* Takes the next chain; false when there is none or the device is broken. */
+/* The driver enables the queue: virtqueue_layout_ok(), or else the device is broken. */
+void virtqueue_enable(struct virtqueue *vq);
+
+/* Takes the next chain; false when there is none or the device is not running. */
 bool virtqueue_pop(struct virtqueue *vq, struct virtq_chain *chain);
 
 /* Undoes the most recent pop, which must not have been followed by another one. */
@@ -92,13 +99,6 @@ void virtqueue_notify(struct virtqueue *vq);
 
 /* Is there nothing to pop? */
 bool virtqueue_empty(struct virtqueue *vq);
-
-/*
- * Doorbells off while the device looks at the ring anyway. Switching them on returns true when there
- * is something to pop: the driver may have added it without a doorbell.
- */
-void virtqueue_doorbell_off(struct virtqueue *vq);
-bool virtqueue_doorbell_on(struct virtqueue *vq);
 
 /* Copies between @buf and @iov starting at byte @skip; returns the bytes copied. */
 size_t iov_read(const struct iovec *iov, unsigned count, u64 skip, void *buf, size_t len);
