@@ -4,8 +4,8 @@
  * find and set them up. Nobody types on them unless i8042_key() is called. (IBM PS/2 Hardware
  * Interface Technical Reference: keyboard and auxiliary device controller; keyboard; mouse.)
  *
- * Command 0xfe..0xff (pulse the reset line) asks for a machine reset. A20 is always on; the output
- * port only remembers its bit.
+ * Commands 0xf0..0xff with bit 0 clear pulse the reset line, which resets the machine. A20 is always on; the
+ * output port only remembers its bit.
  */
 #ifndef TRAPEZE_HW_I8042_H
 #define TRAPEZE_HW_I8042_H
@@ -15,25 +15,25 @@
 #include "hw/lifecycle.h"
 #include "memory/memory.h"
 
-#define I8042_QUEUE 16
+#define PS2_QUEUE 16
 
-/* Bytes on their way from a device to the controller. */
+/* Bytes on their way to the output buffer. */
 struct ps2_queue {
-    u8 data[I8042_QUEUE];
+    u8 data[PS2_QUEUE];
     u8 head, count;
 };
 
 struct ps2_keyboard {
     struct ps2_queue queue;
     u8 pending; /* command that waits for its parameter, 0: none */
-    u8 leds, rate, set;
+    u8 leds, rate, set, last;
     bool scanning;
 };
 
 struct ps2_mouse {
     struct ps2_queue queue;
     u8 pending;
-    u8 resolution, rate;
+    u8 resolution, rate, last;
     bool reporting, remote, wrap, scale_2_1;
 };
 
@@ -44,16 +44,16 @@ struct i8042 {
     struct lifecycle *lifecycle;
     struct memory *memory;
 
-    u8 command_byte; /* "mode", controller RAM byte 0 */
-    u8 ram[32];
-    u8 pending;     /* controller command that waits for its data byte */
-    u8 output_port; /* bit 0 reset (1: not in reset), bit 1 A20 */
-    u8 data;        /* output buffer */
-    bool full;      /* OBF */
-    bool from_mouse;
-    bool from_controller; /* the byte in the buffer is an answer of the controller itself */
+    u8 ram[32];      /* byte 0 is the command byte */
+    u8 pending;      /* controller command that waits for its data byte, 0: none */
+    u8 output_port;  /* bit 0 reset (1: not in reset), bit 1 A20 */
+    u8 data;         /* output buffer */
+    bool full;       /* it holds a byte not yet read */
+    bool from_mouse; /* ... of the auxiliary device */
     bool last_was_command;
-    struct ps2_queue replies; /* answers of the controller */
+    bool key_release;             /* translation: the break prefix 0xf0 was seen */
+    struct ps2_queue replies;     /* answers of the controller itself */
+    struct ps2_queue aux_replies; /* the same, as if they came from the mouse */
     struct ps2_keyboard keyboard;
     struct ps2_mouse mouse;
 };

@@ -21,23 +21,23 @@
 #define PIT_SPEAKER_PORT 0x61
 #define PIT_MIN_PERIOD_NS 20000u
 
-/* One counter. `start_ns` is when the count now running was loaded into the counting element. */
+/* One counter. While it counts, its value is a function of the virtual time since start_ns. */
 struct pit_channel {
-    u64 start_ns;
-    u32 count;     /* what it counts from: 1..0x10000 (BCD: 1..10000) in binary */
-    u32 next;      /* written while counting in a mode that finishes its cycle first; 0: none */
+    u64 start_ns;  /* when the count now running was loaded */
+    u64 held;      /* ticks counted when the gate went low (modes 0 and 4) */
     u64 switch_ns; /* when `next` takes over */
-    u32 held;      /* counter while the gate is low */
-    u8 control;    /* access, mode and BCD bits as in the control word */
-    bool loaded;   /* a count was written since the control word (else the output rests) */
-    bool running;  /* counting: loaded, and triggered where the mode wants a trigger */
-    bool gate;
-    bool wrote_low; /* low byte of a 16-bit write taken */
-    u8 write_low;
-    bool read_high; /* the next read of a 16-bit access gives the high byte */
-    bool count_latched, status_latched;
+    u32 count;     /* what it counts from: 1..0x10000 (BCD: 1..10000) */
+    u32 next;      /* written while counting in a mode that finishes its cycle first; 0: none */
     u16 latched_count;
+    u8 control; /* access, mode and BCD bits as in the control word */
     u8 latched_status;
+    u8 write_low;   /* low byte of a 16-bit write */
+    bool wrote_low; /* ... was taken */
+    bool read_high; /* the next read of a 16-bit access gives the high byte */
+    bool loaded;    /* a count was written since the control word */
+    bool running;   /* loaded, and triggered where the mode wants a trigger */
+    bool gate;
+    bool count_latched, status_latched;
 };
 
 struct pit {
@@ -49,11 +49,12 @@ struct pit {
     struct memory *memory;
 
     struct pit_channel channel[3];
-    u64 next_edge_ns; /* channel 0: the next change of its output, ~0 for none */
     u64 last_rise_ns; /* of the last interrupt */
-    bool out;         /* channel 0's output */
+    u64 due_ns;       /* when the timer fires, ~0: never */
+    bool due_rise;    /* ... for an interrupt (else only to change the count) */
+    bool level;       /* of the interrupt line, were it not muted */
     bool muted;       /* HPET legacy replacement owns the interrupt */
-    u8 speaker;       /* port 0x61 bits 1:0 and 3:2 */
+    u8 speaker;       /* port 0x61 bits 3:0 */
 };
 
 int pit_init(struct pit *p, struct memory *m, struct event_loop *loop, const struct vclock *clock,

@@ -16,23 +16,22 @@
 
 #define RTC_PORT 0x70
 #define RTC_CMOS_SIZE 256
+#define RTC_CENTURY 0x32 /* CMOS byte with the century: the FADT's CENTURY */
 
 struct rtc {
     struct device dev;
     struct io_region region;
     struct irq_line irq;
     const struct vclock *clock;
-    struct timer update_timer;   /* next second that sets a flag somebody could see */
-    struct timer periodic_timer; /* next edge of the divider's output, while PIE is on */
+    struct timer timer; /* the next event whose interrupt is enabled and not yet raised */
     struct memory *memory;
 
     u8 index, ext_index;
-    u8 cmos[RTC_CMOS_SIZE]; /* 0..0x0d are the clock's registers; the time in them is stale while running */
-    i64 offset_ns;          /* time since 1970 = virtual time + offset, while the clock runs (SET clear) */
-    u64 divider_ns;         /* virtual time at which the divider was last reset */
-    u64 flags_since_ns;     /* up to here flags have been put into register C */
-    u64 update_deadline, periodic_deadline; /* saved state of the timers, ~0: not armed */
-    bool guest_set;                         /* the guest set the time: reset keeps it */
+    u8 cmos[RTC_CMOS_SIZE]; /* 0..0x0d are the clock's registers; while it runs the time in them is old */
+    i64 base_s, base_ns;    /* seconds since 1970 at virtual time base_ns, while the clock runs */
+    u64 divider_ns;         /* virtual time at which the periodic divider was started */
+    u64 flags_ns;           /* events up to here are in register C */
+    bool guest_set;         /* the guest set the time: reset keeps it */
     bool muted;
 };
 

@@ -30,11 +30,13 @@ struct chardev_listener {
     void (*receive)(struct chardev_listener *l, const u8 *data, size_t len);
     void (*writable)(struct chardev_listener *l);
     void (*hangup)(struct chardev_listener *l, bool connected); /* carrier; may be NULL */
+    void (*line_break)(struct chardev_listener *l);             /* a serial break; may be NULL */
 };
 
 struct chardev {
     const struct chardev_ops *ops;
     struct chardev_listener *listener; /* NULL: input is left in the host */
+    bool connected;                    /* has a peer now: what hangup() told last */
 };
 
 /* Bytes taken, 0..len. */
