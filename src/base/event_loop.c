@@ -10,8 +10,10 @@
  * 3. Timers sit in one heap ordered by host time. A virtual deadline is converted when the timer is
  *    armed and again when its clock starts or stops; since the clocks drift apart a little, a timer
  *    that comes to the top is compared with its own clock before it fires.
- * 4. Whoever makes the loop's next wake-up earlier than it planned writes the eventfd; the plan
- *    (wait_until) is 0 while the loop is awake.
+ * 4. The loop sleeps without a timeout of its own: a timerfd is set to the earliest deadline, by
+ *    whoever arms the timer, so that a vCPU that arms one every few microseconds does not wake the
+ *    loop's thread each time. The alarm may be too early after a cancel; that costs one wake-up.
+ * 5. What is to be served at once (posts, plain files) writes the eventfd when the loop is asleep.
  */
 #include "base/event_loop.h"
 
@@ -20,7 +22,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #define BATCH 32
@@ -32,7 +34,7 @@ struct heap_entry {
 };
 
 struct event_loop {
-    int epoll_fd, wake_fd;
+    int epoll_fd, wake_fd, alarm_fd;
     struct lock lock;
     struct lock *callback_lock;
     atomic_bool stop;
@@ -40,7 +42,8 @@ struct event_loop {
     /* under lock */
     struct heap_entry *heap; /* from index 1 */
     size_t heap_len, heap_cap;
-    u64 wait_until; /* rule 4 */
+    u64 alarm_ns; /* host time at which alarm_fd goes off; FOREVER when it is not set */
+    bool asleep;  /* or about to be */
     struct list deferred;
     struct list plain; /* sources that epoll refused */
     struct epoll_event batch[BATCH];
@@ -129,16 +132,45 @@ static void wake(struct event_loop *loop)
     } while (r < 0 && errno == EINTR);
 }
 
-/* Rule 4. Under loop->lock. */
-static void wake_before(struct event_loop *loop, u64 host_ns)
+/* Rule 5. Under loop->lock. */
+static void wake_if_asleep(struct event_loop *loop)
 {
-    if (host_ns < loop->wait_until) {
-        loop->wait_until = host_ns;
+    if (loop->asleep) {
+        loop->asleep = false;
         wake(loop);
     }
 }
 
+/* Rule 4. Under loop->lock. */
+static void set_alarm_before(struct event_loop *loop, u64 host_ns)
+{
+    if (host_ns >= loop->alarm_ns)
+        return;
+    loop->alarm_ns = host_ns;
+    u64 ns = MAX(host_ns, (u64)1); /* 0 would disarm it */
+    struct itimerspec when = {.it_value = {(time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC)}};
+    timerfd_settime(loop->alarm_fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
 /* --- life --- */
+
+/* The alarm is edge-triggered: it needs no read, each time it goes off is reported once. */
+static int open_descriptors(struct event_loop *loop)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &loop->wake_fd};
+    struct epoll_event alarm = {.events = EPOLLIN | EPOLLET, .data.ptr = &loop->alarm_fd};
+    loop->wake_fd = loop->alarm_fd = -1;
+    loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->epoll_fd < 0)
+        return -1;
+    loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (loop->wake_fd < 0 || epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->wake_fd, &ev) < 0)
+        return -1;
+    loop->alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (loop->alarm_fd < 0 || epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->alarm_fd, &alarm) < 0)
+        return -1;
+    return 0;
+}
 
 struct event_loop *event_loop_new(struct error *err)
 {
@@ -150,11 +182,8 @@ struct event_loop *event_loop_new(struct error *err)
     lock_init(&loop->lock, LOCK_RANK_EVENT);
     list_init(&loop->deferred);
     list_init(&loop->plain);
-    loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = NULL};
-    if (loop->epoll_fd < 0 || loop->wake_fd < 0 ||
-        epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->wake_fd, &ev) < 0) {
+    loop->alarm_ns = FOREVER;
+    if (open_descriptors(loop) < 0) {
         error_set_errno(err, errno, "cannot create the event loop");
         event_loop_free(loop);
         return NULL;
@@ -172,6 +201,8 @@ void event_loop_free(struct event_loop *loop)
         close(loop->epoll_fd);
     if (loop->wake_fd >= 0)
         close(loop->wake_fd);
+    if (loop->alarm_fd >= 0)
+        close(loop->alarm_fd);
     lock_release(&loop->lock);
     free(loop->heap);
     free(loop);
@@ -206,7 +237,7 @@ void timer_arm(struct timer *t, u64 deadline_ns)
         heap_place(loop, t->heap_pos, e);
     else
         heap_insert(loop, e);
-    wake_before(loop, e.host_ns);
+    set_alarm_before(loop, e.host_ns);
     lock_drop(&loop->lock);
 }
 
@@ -238,7 +269,7 @@ void event_loop_clock_changed(struct event_loop *loop)
     for (size_t i = loop->heap_len / 2; i >= 1; i--)
         heap_down(loop, i, loop->heap[i]);
     if (loop->heap_len)
-        wake_before(loop, loop->heap[1].host_ns);
+        set_alarm_before(loop, loop->heap[1].host_ns);
     lock_drop(&loop->lock);
 }
 
@@ -260,7 +291,7 @@ int event_source_add(struct event_source *s, struct event_loop *loop, int fd, u3
     if (r == -EPERM) { /* plain files: epoll_ctl(2) */
         s->plain = true;
         list_push_back(&loop->plain, &s->link);
-        wake_before(loop, 0);
+        wake_if_asleep(loop);
         r = 0;
     } else if (r < 0) {
         s->fd = -1;
@@ -280,7 +311,7 @@ void event_source_set_events(struct event_source *s, u32 events)
     u32 old = s->events;
     s->events = events;
     if (s->plain)
-        wake_before(s->loop, 0);
+        wake_if_asleep(s->loop);
     else
         epoll_change(s, !events ? EPOLL_CTL_DEL : old ? EPOLL_CTL_MOD : EPOLL_CTL_ADD);
     lock_drop(&s->loop->lock);
@@ -312,7 +343,7 @@ void event_loop_post(struct event_loop *loop, struct deferred *d)
     if (!d->queued) {
         d->queued = true;
         list_push_back(&loop->deferred, &d->link);
-        wake_before(loop, 0);
+        wake_if_asleep(loop);
     }
     lock_drop(&loop->lock);
 }
@@ -446,53 +477,63 @@ static void serve_sources(struct event_loop *loop)
     lock_drop(&loop->lock);
 }
 
-/* How long to wait, and the plan that others compare with (rule 4). */
-static u64 plan_wait(struct event_loop *loop, u64 timeout_ns)
+/* Is there something to serve that no descriptor announces? */
+static bool work_is_queued(const struct event_loop *loop)
 {
-    lock_acquire(&loop->lock);
-    u64 now = clock_host_ns();
-    u64 until = timeout_ns > FOREVER - now ? FOREVER : now + timeout_ns;
-    if (loop->heap_len)
-        until = MIN(until, loop->heap[1].host_ns);
     if (!list_empty(&loop->deferred))
-        until = now;
-    struct event_source *s;
+        return true;
+    const struct event_source *s;
     list_for_each (s, &loop->plain, link) {
         if (s->events)
-            until = now;
+            return true;
     }
-    loop->wait_until = until > now ? until : 0;
-    lock_drop(&loop->lock);
-    return until == FOREVER ? FOREVER : until > now ? until - now : 0;
+    return false;
 }
 
-static void drain_wake(struct event_loop *loop)
+/* Sets the alarm and returns how long to wait. */
+static u64 prepare_wait(struct event_loop *loop, u64 timeout_ns)
+{
+    lock_acquire(&loop->lock);
+    if (loop->heap_len)
+        set_alarm_before(loop, loop->heap[1].host_ns);
+    if (work_is_queued(loop))
+        timeout_ns = 0;
+    loop->asleep = timeout_ns != 0;
+    lock_drop(&loop->lock);
+    return timeout_ns;
+}
+
+/* The loop's own descriptors have no source. */
+static void serve_own_descriptor(struct event_loop *loop, struct epoll_event *ev)
 {
     u64 count;
-    while (read(loop->wake_fd, &count, sizeof count) < 0 && errno == EINTR)
-        ;
+    if (ev->data.ptr == &loop->alarm_fd) {
+        loop->alarm_ns = FOREVER;
+        ev->data.ptr = NULL;
+    } else if (ev->data.ptr == &loop->wake_fd) {
+        while (read(loop->wake_fd, &count, sizeof count) < 0 && errno == EINTR)
+            ;
+        ev->data.ptr = NULL;
+    }
 }
 
 /*
  * Waits, then fills the batch. The events are fetched with the lock held, so that a source that
- * another thread removes is either not reported any more or found in the batch. (ppoll on the epoll
- * descriptor waits with ns precision on every kernel and in every sandbox; epoll_pwait2 does not.)
+ * another thread removes is either not reported any more or found in the batch.
  */
 static void fill_batch(struct event_loop *loop, u64 timeout_ns)
 {
-    u64 wait_ns = plan_wait(loop, timeout_ns);
+    u64 wait_ns = prepare_wait(loop, timeout_ns);
     struct timespec ts = {(time_t)(wait_ns / NS_PER_SEC), (long)(wait_ns % NS_PER_SEC)};
     struct pollfd pfd = {.fd = loop->epoll_fd, .events = POLLIN};
     int polled = ppoll(&pfd, 1, wait_ns == FOREVER ? NULL : &ts, NULL);
 
     lock_acquire(&loop->lock);
-    loop->wait_until = 0;
+    loop->asleep = false;
     int n = polled > 0 ? epoll_wait(loop->epoll_fd, loop->batch, BATCH, 0) : 0;
     loop->batch_len = n > 0 ? (unsigned)n : 0;
-    for (unsigned i = 0; i < loop->batch_len; i++) {
-        if (!loop->batch[i].data.ptr)
-            drain_wake(loop);
-    }
+    for (unsigned i = 0; i < loop->batch_len; i++)
+        serve_own_descriptor(loop, &loop->batch[i]);
     add_plain_to_batch(loop);
     lock_drop(&loop->lock);
 }
@@ -507,8 +548,6 @@ void event_loop_poll(struct event_loop *loop, u64 timeout_ns)
 
 void event_loop_run(struct event_loop *loop)
 {
-    /* The default slack of 50 us would make every guest timer late; 1 means 1 ns. */
-    prctl(PR_SET_TIMERSLACK, 1ul, 0, 0, 0);
     while (!atomic_exchange(&loop->stop, false))
         event_loop_poll(loop, FOREVER);
 }
