@@ -38,6 +38,7 @@ struct hpet_timer {
     u64 period;         /* what was last written to the accumulator of a periodic comparator */
     u64 checked;        /* the counter up to which matches have been seen */
     u64 quiet_until_ns; /* no further interrupt before this virtual time */
+    bool owed;          /* ... when one is due */
 };
 
 struct hpet {
@@ -50,9 +51,8 @@ struct hpet {
     struct rtc *rtc;
 
     u64 config, status;
-    u64 counter;      /* while halted; while running: its value at start_ns */
-    u64 start_ns;     /* virtual time at which the counter was started */
-    u32 latched_high; /* high half of the counter when its low half was read last */
+    u64 counter;  /* while halted; while running: its value at start_ns */
+    u64 start_ns; /* virtual time at which the counter was started */
     struct hpet_timer timer[HPET_TIMERS];
 };
 
