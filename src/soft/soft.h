@@ -60,6 +60,7 @@ struct soft_cpu {
     bool stop_block; /* leave the current block after this instruction (mode change, code written) */
     u32 mode;        /* enum soft_mode_bits: what decoding and block lookup depend on */
     u32 pending_db;  /* DR6 bits of debug traps to take at the next boundary; see soft_poll_events() */
+    u8 ext;          /* 1 while delivering an event from outside the program: EXT of error codes */
     bool no_step;    /* the current instruction is not followed by a single-step trap (INT n) */
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
     u16 arith_flags;  /* arithmetic flags while a block executes */
@@ -181,8 +182,10 @@ void soft_hypercall(struct soft_cpu *c); /* VMCALL, VMMCALL: KVM's convention */
  * IN and OUT: it also knows the I/O breakpoints.
  */
 void soft_require_cpl0(struct soft_cpu *c);
+void soft_check_umip(struct soft_cpu *c); /* SLDT, SMSW, STR (SGDT and SIDT do it themselves) */
 void soft_check_io(struct soft_cpu *c, u16 port, unsigned size);
 /* CLI, STI, PUSHF, POPF and INT n in virtual-8086 mode and with VME/PVI. */
+void soft_set_ac(struct soft_cpu *c, bool on); /* STAC, CLAC: need not leave the block */
 void soft_cli(struct soft_cpu *c);
 void soft_sti(struct soft_cpu *c);
 u64 soft_pushf_image(struct soft_cpu *c, unsigned opsize);
@@ -190,7 +193,10 @@ void soft_popf(struct soft_cpu *c, u64 value, unsigned opsize);
 
 /* --- segmentation (segment.c) --- */
 
-/* Loads DS, ES, FS, GS or SS (MOV, POP, LxS): SDM vol. 2 "MOV" and vol. 3, 5. Not CS. */
+/*
+ * Loads DS, ES, FS, GS or SS (MOV, POP, LxS): SDM vol. 2 "MOV" and vol. 3, 5. Not CS. The shadow of
+ * MOV SS and POP SS (int_shadow = 2) is the caller's.
+ */
 void soft_load_segment(struct soft_cpu *c, enum x86_seg seg, u16 selector);
 void soft_lldt(struct soft_cpu *c, u16 selector);
 void soft_ltr(struct soft_cpu *c, u16 selector);
