@@ -1,0 +1,292 @@
+#include "cmd/run-options.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+
+#include "cmd/options.h"
+#include "hw/isa-debug-exit.h"
+#include "machine/engines.h"
+
+/* --- options with options of their own --- */
+
+struct disk_options {
+    const char *format, *bus, *serial;
+    bool readonly;
+};
+
+static const struct option disk_list[] = {
+    {.name = "format",
+     .arg = "F",
+     .kind = OPTION_CHOICE,
+     .choices = "raw",
+     .offset = offsetof(struct disk_options, format)},
+    {.name = "bus",
+     .arg = "B",
+     .kind = OPTION_CHOICE,
+     .choices = "virtio",
+     .offset = offsetof(struct disk_options, bus)},
+    {.name = "serial", .arg = "S", .kind = OPTION_STRING, .offset = offsetof(struct disk_options, serial)},
+    {.name = "readonly", .kind = OPTION_FLAG, .offset = offsetof(struct disk_options, readonly)},
+    OPTION_LIST_END,
+};
+
+static int set_disk(void *target, char *text, struct error *err)
+{
+    struct run_options *o = target;
+    struct disk_options d = {0};
+    char *path;
+    int r = options_parse_commas(disk_list, &d, "disk", text, &path, err);
+
+    if (r)
+        return r;
+    if (o->pc.disk_count == PC_MAX_DISKS)
+        return error_set(err, EINVAL, "more than %u disks", PC_MAX_DISKS);
+    o->pc.disk[o->pc.disk_count++] =
+        (struct pc_disk){.path = path, .serial = d.serial, .read_only = d.readonly};
+    return 0;
+}
+
+static int set_initrd(void *target, char *text, struct error *err)
+{
+    static const struct option list[] = {
+        {.name = "args", .arg = "TEXT", .kind = OPTION_STRING, .offset = 0},
+        OPTION_LIST_END,
+    };
+    struct run_options *o = target;
+    const char *args = NULL;
+    char *path;
+    int r = options_parse_commas(list, &args, "initrd", text, &path, err);
+
+    if (r)
+        return r;
+    if (o->initrd_count == BOOT_MAX_MODULES)
+        return error_set(err, EINVAL, "more than %u initrds", BOOT_MAX_MODULES);
+    o->initrd[o->initrd_count].path = path;
+    o->initrd[o->initrd_count].args = args;
+    o->initrd_count++;
+    return 0;
+}
+
+/* --- devices --- */
+
+static int device_debug_exit(struct run_options *o, char *rest, struct error *err)
+{
+    static const struct option list[] = {
+        {.name = "iobase", .arg = "PORT", .kind = OPTION_UINT, .max = 0xfffc, .offset = 0},
+        OPTION_LIST_END,
+    };
+    unsigned port = ISA_DEBUG_EXIT_PORT;
+    int r = options_parse_commas(list, &port, "device", rest, NULL, err);
+
+    o->pc.debug_exit = true;
+    o->pc.debug_exit_port = (u16)port;
+    return r;
+}
+
+static int device_rng(struct run_options *o, char *rest, struct error *err)
+{
+    static const struct option list[] = {OPTION_LIST_END};
+
+    o->pc.no_rng = false;
+    return options_parse_commas(list, o, "device", rest, NULL, err);
+}
+
+static int device_console(struct run_options *o, char *rest, struct error *err)
+{
+    static const struct option list[] = {
+        {.name = "chardev", .arg = "SPEC", .kind = OPTION_STRING, .offset = 0},
+        OPTION_LIST_END,
+    };
+    const char *spec = "stdio";
+    int r = options_parse_commas(list, &spec, "device", rest, NULL, err);
+
+    o->pc.virtio_console = spec;
+    return r;
+}
+
+static const struct {
+    const char *name;
+    int (*set)(struct run_options *o, char *rest, struct error *err); /* what follows the comma, or "" */
+} devices[] = {
+    {"isa-debug-exit", device_debug_exit},
+    {"virtio-rng", device_rng},
+    {"virtio-console", device_console},
+};
+
+static int set_device(void *target, char *text, struct error *err)
+{
+    char *comma = strchr(text, ',');
+    const char *names[ARRAY_SIZE(devices) + 1] = {NULL};
+    const char *hint;
+
+    if (comma)
+        *comma++ = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(devices); i++) {
+        if (!strcmp(devices[i].name, text))
+            return devices[i].set(target, comma, err);
+        names[i] = devices[i].name;
+    }
+    hint = options_nearest(text, names);
+    return error_set(err, EINVAL, "unknown device '%.60s'%s%s%s", text, hint ? "; did you mean '" : "",
+                     hint ? hint : "", hint ? "'?" : "");
+}
+
+/* --- the list --- */
+
+#define FIELD_AT(m) .offset = offsetof(struct run_options, m)
+
+static const struct option run_list[] = {
+    {.kind = OPTION_GROUP, .help = "The machine:"},
+    {.name = "engine",
+     .arg = "NAME",
+     .help = "how guest code runs: auto, kvm, translate, interpret",
+     .kind = OPTION_STRING,
+     FIELD_AT(engine)},
+    {.name = "cpus",
+     .arg = "N",
+     .help = "number of processors, 1 to 16 (default 1)",
+     .kind = OPTION_UINT,
+     .min = 1,
+     .max = VM_MAX_VCPUS,
+     FIELD_AT(pc.cpus)},
+    {.name = "memory",
+     .arg = "SIZE",
+     .help = "RAM, with suffix K, M or G (default 512M, at most 64G)",
+     .kind = OPTION_SIZE,
+     .min = 1 << 20,
+     .max = MEMORY_MAX_SIZE,
+     .unit = 1 << 20,
+     FIELD_AT(pc.memory)},
+    {.name = "cpu",
+     .arg = "MODEL",
+     .help = "what CPUID offers: host (default), x86-64-v2, x86-64-v3",
+     .kind = OPTION_CHOICE,
+     .choices = "host|x86-64-v2|x86-64-v3",
+     FIELD_AT(pc.cpu_model)},
+    {.name = "name", .arg = "NAME", .help = "what to call it", .kind = OPTION_STRING, FIELD_AT(pc.name)},
+    {.kind = OPTION_GROUP, .help = "What to boot:"},
+    {.name = "kernel",
+     .arg = "FILE",
+     .help = "bzImage, ELF with a PVH note, or Multiboot kernel",
+     .kind = OPTION_STRING,
+     FIELD_AT(kernel)},
+    {.name = "initrd",
+     .arg = "FILE[,args=TEXT]",
+     .help = "initrd; may be repeated: more archives, or modules of a\nMultiboot or PVH kernel, with their "
+             "arguments",
+     .kind = OPTION_CALL,
+     .set = set_initrd},
+    {.name = "append",
+     .arg = "TEXT",
+     .help = "command line of the kernel",
+     .kind = OPTION_STRING,
+     FIELD_AT(append)},
+    {.kind = OPTION_GROUP, .help = "Devices:"},
+    {.name = "disk",
+     .arg = "FILE[,readonly][,serial=TEXT][,format=raw][,bus=virtio]",
+     .help = "a disk; may be repeated; DISK on the command line is the same",
+     .kind = OPTION_CALL,
+     .set = set_disk},
+    {.name = "console",
+     .arg = "SPEC",
+     .help = "first serial port: stdio (default), pty, unix:PATH, file:PATH,\nnone; at stdio Ctrl-a x quits, "
+             "Ctrl-a h helps",
+     .kind = OPTION_STRING,
+     FIELD_AT(pc.console)},
+    {.name = "virtio-console",
+     .arg = "SPEC",
+     .help = "a virtio console (hvc0) connected to SPEC",
+     .kind = OPTION_STRING,
+     FIELD_AT(pc.virtio_console)},
+    {.name = "device",
+     .arg = "NAME[,OPTIONS]",
+     .help = "isa-debug-exit[,iobase=0xf4]: a write of V to the port ends\nwith status V * 2 + 1\n"
+             "virtio-console[,chardev=SPEC]    virtio-rng (always there)",
+     .kind = OPTION_CALL,
+     .set = set_device},
+    {.kind = OPTION_GROUP, .help = "Behaviour:"},
+    {.name = "no-reboot",
+     .help = "end with status 3 when the guest resets",
+     .kind = OPTION_FLAG,
+     FIELD_AT(pc.no_reboot)},
+    {.name = "no-acpi", .help = "give the guest no ACPI tables", .kind = OPTION_FLAG, FIELD_AT(pc.no_acpi)},
+    {.kind = OPTION_GROUP, .help = "Looking inside:"},
+    {.name = "log",
+     .arg = "FILE",
+     .help = "messages and traces go to FILE instead of stderr",
+     .kind = OPTION_STRING,
+     FIELD_AT(log)},
+    {.name = "log-level",
+     .arg = "LEVEL",
+     .help = "error, warn (default), info or debug",
+     .kind = OPTION_CHOICE,
+     .choices = "error|warn|info|debug",
+     FIELD_AT(log_level)},
+    {.name = "trace",
+     .arg = "NAME[,NAME...]",
+     .help = "trace what is listed below, or all",
+     .kind = OPTION_STRING,
+     FIELD_AT(trace)},
+    {.name = "stats", .help = "print counters at the end", .kind = OPTION_FLAG, FIELD_AT(stats)},
+    {.name = "dump-acpi",
+     .arg = "DIR",
+     .help = "write the ACPI tables to DIR and end",
+     .kind = OPTION_STRING,
+     FIELD_AT(dump_acpi)},
+    {.name = "help", .help = "show this help", .kind = OPTION_FLAG, FIELD_AT(help)},
+    OPTION_LIST_END,
+};
+
+void run_options_help(FILE *out)
+{
+    fputs("Usage: trapeze run [OPTIONS] [DISK...]\n\nBoots a virtual machine in the foreground.\n", out);
+    options_help(run_list, out);
+    fputs("\nTraces:\n", out);
+#define X(name, help) fprintf(out, "  %-22s %s\n", #name, help);
+    TRACE_CATEGORIES(X)
+#undef X
+    fputs("\nExit status: 0 the guest powered off (or Ctrl-a x), 1 an error, 3 the guest reset\n"
+          "under --no-reboot, 4 the guest died of a triple fault.\n",
+          out);
+}
+
+/* --- checks of what belongs together --- */
+
+static bool is_stdio(const char *spec)
+{
+    return spec && !strcmp(spec, "stdio");
+}
+
+static int check(struct run_options *o, struct error *err)
+{
+    if (!o->kernel)
+        return error_set(
+            err, EINVAL,
+            "nothing to boot: give --kernel FILE (booting a disk through firmware is not there yet)");
+    if (!o->pc.console)
+        o->pc.console = is_stdio(o->pc.virtio_console) ? "none" : "stdio";
+    if (is_stdio(o->pc.console) && is_stdio(o->pc.virtio_console))
+        return error_set(err, EINVAL, "--console and --virtio-console cannot both be stdio");
+    o->pc.engine = engine_find(o->engine, err);
+    return o->pc.engine ? 0 : -EINVAL;
+}
+
+int run_options_parse(struct run_options *o, int argc, char **argv, struct error *err)
+{
+    int disks, r;
+
+    *o = (struct run_options){
+        .pc = {.name = "trapeze", .cpu_model = "host", .cpus = 1, .memory = 512ull << 20},
+        .engine = "auto",
+        .append = "",
+        .log_level = "warn",
+    };
+    r = options_parse(run_list, o, argc, argv, &disks, err);
+    if (r || o->help)
+        return r;
+    for (int i = 0; i < disks && !r; i++)
+        r = set_disk(o, argv[i], err);
+    return r ? r : check(o, err);
+}

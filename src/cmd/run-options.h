@@ -1,0 +1,28 @@
+/* The options of "trapeze run". */
+#ifndef TRAPEZE_CMD_RUN_OPTIONS_H
+#define TRAPEZE_CMD_RUN_OPTIONS_H
+
+#include <stdio.h>
+
+#include "machine/pc.h"
+
+struct run_options {
+    struct pc_config pc;
+    const char *engine;
+    const char *kernel, *append;
+    struct {
+        const char *path, *args;
+    } initrd[BOOT_MAX_MODULES];
+    unsigned initrd_count;
+    const char *log, *log_level, *trace;
+    const char *dump_acpi;
+    bool stats, help;
+};
+
+/* Defaults, then the arguments. The values point into @argv, which is changed. */
+int run_options_parse(struct run_options *o, int argc, char **argv, struct error *err);
+
+/* "trapeze run --help". */
+void run_options_help(FILE *out);
+
+#endif

@@ -1,0 +1,31 @@
+#include "machine/engines.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Fastest first. NULL: known, but not part of this build. */
+static const struct {
+    const char *name;
+    const struct engine_ops *ops;
+} engines[] = {
+    {"kvm", NULL},
+    {"translate", NULL},
+    {"interpret", &interpret_engine},
+};
+
+const struct engine_ops *engine_find(const char *name, struct error *err)
+{
+    bool any = !strcmp(name, "auto");
+
+    for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {
+        if (any && engines[i].ops)
+            return engines[i].ops;
+        if (any || strcmp(name, engines[i].name))
+            continue;
+        if (!engines[i].ops)
+            error_set(err, ENOSYS, "engine '%s' is not built into this trapeze (try interpret)", name);
+        return engines[i].ops;
+    }
+    error_set(err, EINVAL, "unknown engine '%s' (auto, kvm, translate or interpret)", name);
+    return NULL;
+}

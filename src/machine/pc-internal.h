@@ -1,0 +1,76 @@
+/* The board's parts, for pc.c (wiring) and pc-power.c (life cycle). */
+#ifndef TRAPEZE_MACHINE_PC_INTERNAL_H
+#define TRAPEZE_MACHINE_PC_INTERNAL_H
+
+#include "hw/acpi-pm.h"
+#include "hw/fw-cfg.h"
+#include "hw/hpet.h"
+#include "hw/i8042.h"
+#include "hw/irqchip.h"
+#include "hw/isa-debug-exit.h"
+#include "hw/pci-host.h"
+#include "hw/pit.h"
+#include "hw/port92.h"
+#include "hw/pvpanic.h"
+#include "hw/reset-port.h"
+#include "hw/rtc.h"
+#include "hw/uart16550.h"
+#include "machine/acpi.h"
+#include "machine/pc.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/rng.h"
+
+struct pc {
+    struct pc_config config;
+    const struct boot_source *boot;
+    struct event_loop *loop;
+    unsigned steps_done;
+
+    struct memory memory;
+    struct e820 e820;
+    struct cpuid_table cpuid;
+    struct vm vm;
+    struct list devices; /* of struct device, in order of reset */
+
+    struct soft_irqchip irqchip;
+    struct pit pit;
+    struct rtc rtc;
+    struct hpet hpet;
+    struct acpi_pm acpi_pm;
+    struct i8042 i8042;
+    struct port92 port92;
+    struct reset_port reset_port;
+    struct pvpanic pvpanic;
+    struct isa_debug_exit debug_exit;
+    struct fw_cfg fw_cfg;
+    struct chardev *console;
+    struct uart16550 com1;
+
+    struct pci_host pci;
+    struct virtio_rng rng;
+    struct chardev *hvc_backend;
+    struct virtio_console hvc;
+    struct block_device *disk_backend[PC_MAX_DISKS];
+    struct virtio_blk disk[PC_MAX_DISKS];
+    unsigned disks_made;
+
+    struct acpi_tables acpi;
+
+    /* pc-power.c */
+    struct lifecycle lifecycle;
+    atomic_bool ended, quit_wanted;
+    enum vm_end end_why;
+    int end_code;
+};
+
+/* Connects devices' requests and the VM's end to the event loop. */
+void pc_lifecycle_init(struct pc *pc);
+
+/*
+ * Power-on or system reset: devices and CPUs in reset state, tables and kernel in RAM, the boot CPU at
+ * the kernel's entry. No vCPU runs. Without the machine lock.
+ */
+int pc_power_on(struct pc *pc, struct error *err);
+
+#endif

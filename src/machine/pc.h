@@ -1,0 +1,57 @@
+/*
+ * The PC board: one machine with everything on it, wired explicitly.
+ *
+ * Life: pc_new() makes the board, loads the kernel and leaves the CPUs in its entry state; pc_run()
+ * starts them and serves the event loop on the calling thread until the guest or the user ends the
+ * machine; pc_free() takes all down. The loop is the caller's, who may put sources of its own on it.
+ */
+#ifndef TRAPEZE_MACHINE_PC_H
+#define TRAPEZE_MACHINE_PC_H
+
+#include "cpu/vm.h"
+#include "machine/loader.h"
+
+#define PC_MAX_DISKS 16
+
+struct pc_disk {
+    const char *path;
+    const char *serial; /* NULL: none */
+    bool read_only;
+};
+
+struct pc_config {
+    const char *name;
+    const struct engine_ops *engine;
+    const char *cpu_model; /* see x86/cpuid.h */
+    unsigned cpus;
+    u64 memory; /* bytes */
+    bool no_acpi, no_rng;
+    bool no_reboot; /* a reset ends the machine */
+    bool debug_exit;
+    u16 debug_exit_port;
+    const char *console;        /* backend of COM1, see backend/char/chardev.h */
+    const char *virtio_console; /* NULL: no such device */
+    struct pc_disk disk[PC_MAX_DISKS];
+    unsigned disk_count;
+};
+
+struct pc;
+
+/* @config's strings and @boot live as long as the machine. NULL with @err. */
+struct pc *pc_new(const struct pc_config *config, const struct boot_source *boot, struct event_loop *loop,
+                  struct error *err);
+void pc_free(struct pc *pc);
+
+/* Until the end, of which it says why; *code is the status for VM_END_DEBUG_EXIT. VM_END_ERROR sets @err. */
+enum vm_end pc_run(struct pc *pc, int *code, struct error *err);
+
+/* Ends a running machine with VM_END_QUIT. Any thread. */
+void pc_quit(struct pc *pc);
+
+/* Writes the ACPI tables to files in @dir. */
+int pc_dump_acpi(const struct pc *pc, const char *dir, struct error *err);
+
+/* Adds up the counters of all CPUs. After pc_run(). */
+void pc_counters(const struct pc *pc, struct counters *sum);
+
+#endif
