@@ -17,6 +17,7 @@
 #include "hw/uart16550.h"
 #include "machine/acpi.h"
 #include "machine/pc.h"
+#include "machine/smbios.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/rng.h"
@@ -56,6 +57,7 @@ struct pc {
     unsigned disks_made;
 
     struct acpi_tables acpi;
+    struct smbios smbios;
 
     /* pc-power.c */
     struct lifecycle lifecycle;

@@ -90,6 +90,8 @@ static int load(struct pc *pc, struct boot_entry *entry, struct error *err)
 {
     struct boot_target to = {.memory = &pc->memory, .map = &pc->e820};
 
+    if (memory_write(&pc->memory, MAP_SMBIOS, pc->smbios.image, pc->smbios.len))
+        return error_set(err, ENOSPC, "not enough memory for the SMBIOS tables");
     if (!pc->config.no_acpi) {
         if (memory_write(&pc->memory, pc->acpi.base, pc->acpi.image, pc->acpi.len))
             return error_set(err, ENOSPC, "not enough memory for the ACPI tables");

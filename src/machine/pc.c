@@ -424,7 +424,15 @@ static int tables_up(struct pc *pc, struct error *err)
         .ecam_base = MAP_ECAM,
     };
 
-    return acpi_build(&pc->acpi, &config, MAP_FIRMWARE_TABLES, err);
+    const struct smbios_config smbios = {
+        .name = pc->config.name,
+        .cpus = pc->config.cpus,
+        .low_memory = pc->memory.low_size,
+        .high_memory = pc->memory.high_size,
+    };
+    int r = smbios_build(&pc->smbios, &smbios, MAP_SMBIOS, err);
+
+    return r ? r : acpi_build(&pc->acpi, &config, MAP_FIRMWARE_TABLES, err);
 }
 
 static void tables_down(struct pc *pc)

@@ -9,6 +9,7 @@
 #include "machine/acpi.h"
 #include "machine/aml.h"
 #include "machine/memory-map.h"
+#include "machine/smbios.h"
 
 static const struct acpi_config config = {
     .cpus = 5,
@@ -141,6 +142,35 @@ static void mcfg_names_the_ecam(void **state)
     assert_int_equal(get_le64(find("MCFG") + 44), MAP_ECAM);
 }
 
+/* --- SMBIOS --- */
+
+/* Walks the structures as Linux's dmi_scan does: formatted area, then strings up to two zero bytes. */
+static void smbios_structures_end_exactly_at_their_last(void **state)
+{
+    static struct smbios s;
+    const struct smbios_config c = {
+        .name = "a", .cpus = 16, .low_memory = 3ull << 30, .high_memory = 1ull << 30};
+    u32 i;
+    unsigned processors = 0, type = 0;
+
+    assert_int_equal(smbios_build(&s, &c, MAP_SMBIOS, NULL), 0);
+    assert_int_equal(sum(s.image, s.image[6]), 0);
+    i = (u32)(get_le64(s.image + 16) - MAP_SMBIOS);
+    assert_int_equal(i + get_le32(s.image + 12), s.len);
+    while (i < s.len) {
+        type = s.image[i];
+        processors += type == 4;
+        i += s.image[i + 1];
+        while (s.image[i] || s.image[i + 1])
+            i++;
+        i += 2;
+    }
+    assert_int_equal(i, s.len);
+    assert_int_equal(type, 127);
+    assert_int_equal(processors, 16);
+    assert_true(s.len <= MAP_SMBIOS_END - MAP_SMBIOS);
+}
+
 /* --- the AML writer --- */
 
 static void expect_aml(struct aml *a, const char *bytes, size_t len)
@@ -240,6 +270,7 @@ int main(void)
         cmocka_unit_test(fadt_points_to_dsdt_and_facs),
         cmocka_unit_test(madt_lists_every_processor_once),
         cmocka_unit_test(mcfg_names_the_ecam),
+        cmocka_unit_test(smbios_structures_end_exactly_at_their_last),
         cmocka_unit_test(aml_integers_take_the_shortest_form),
         cmocka_unit_test(aml_names_are_filled_up_and_prefixed),
         cmocka_unit_test(aml_eisaid_packs_letters_and_digits),
