@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "cpu/msr.h"
 
 static int alloc_vcpus(struct vm *vm, unsigned count, struct error *err)
 {
@@ -162,9 +163,14 @@ static void stop_vcpus(struct vm *vm)
     vm->engine->vm_release(vm);
 }
 
-/* Lets parked vCPUs go on, unless the VM has ended. */
+/*
+ * Lets parked vCPUs go on, unless the VM has ended. Their time pages are written anew, since the state
+ * may come from a host whose TSC runs at another rate.
+ */
 static void resume_vcpus(struct vm *vm)
 {
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        pvclock_update(vm->vcpus[i]);
     set_virtual_time(vm, true);
     lock_acquire(&vm->run_lock);
     if (vm->end_reason == VM_END_NONE)

@@ -246,6 +246,20 @@ static void paused_vm_starts_paused(void **state)
     bench_close(&b);
 }
 
+static void resume_writes_the_time_page(void **state)
+{
+    struct bench b;
+    u32 version = 0;
+    bench_open(&b, 1, halt_at_once);
+    vm_pause(&b.vm);
+    assert_int_equal(vm_start(&b.vm, NULL), 0);
+    b.vm.vcpus[0]->state.kvm_system_time = 0x3000 | 1;
+    vm_resume(&b.vm);
+    assert_int_equal(memory_read(&b.memory, 0x3000, &version, sizeof version), 0);
+    assert_true(version != 0 && version % 2 == 0);
+    bench_close(&b);
+}
+
 static void pause_stops_vcpus_and_time(void **state)
 {
     struct bench b;
@@ -692,6 +706,7 @@ int main(void)
         cmocka_unit_test(failed_start_leaves_nothing_behind),
         cmocka_unit_test(stopped_vm_can_start_again),
         cmocka_unit_test(paused_vm_starts_paused),
+        cmocka_unit_test(resume_writes_the_time_page),
         cmocka_unit_test(pause_stops_vcpus_and_time),
         cmocka_unit_test(halted_vcpu_can_be_paused_and_stays_halted),
         cmocka_unit_test(nmi_wakes_a_halted_vcpu),
