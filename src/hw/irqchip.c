@@ -187,7 +187,7 @@ int soft_irqchip_init(struct soft_irqchip *s, struct vm *vm, struct error *err)
     struct apic_config config = {
         .cpus = vm->vcpu_count,
         .maxphyaddr = vm->cpuid && vm->cpuid->maxphyaddr ? vm->cpuid->maxphyaddr : 40,
-        .x2apic = true,
+        .x2apic = !vm->cpuid || cpuid_has(vm->cpuid, CPUID_X2APIC),
         .memory = vm->memory,
         .loop = vm->loop,
         .clock = &vm->clock,

@@ -389,13 +389,13 @@ static struct pci_function *find_register(struct pci_bus *bus, u8 devfn, unsigne
 u32 pci_config_read(struct pci_bus *bus, u8 devfn, unsigned offset, unsigned size)
 {
     struct pci_function *f = find_register(bus, devfn, offset, size);
-    u32 value = 0;
+    u32 value = 0, own;
     unsigned n;
 
     if (!f)
         return 0xffffffff;
-    if (f->ops && f->ops->config_read && f->ops->config_read(f, offset, size, &value))
-        return value;
+    if (f->ops && f->ops->config_read && f->ops->config_read(f, offset, size, &own))
+        return own;
     for (n = 0; n < size; n++) {
         u8 byte = f->config[offset + n];
 
