@@ -328,8 +328,10 @@ static void note_write(struct soft_cpu *c, u64 gpa)
         return;
     u32 gen = memory_code_gen(m, offset);
     memory_note_write(m, offset);
-    if (memory_code_gen(m, offset) != gen)
+    if (memory_code_gen(m, offset) != gen) {
         c->stop_block = true;
+        soft_code_written(c, offset);
+    }
 }
 
 static void write_part(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la, u64 v, unsigned size)

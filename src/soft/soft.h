@@ -64,6 +64,7 @@ struct soft_cpu {
     bool no_step;    /* the current instruction is not followed by a single-step trap (INT n) */
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
     u16 arith_flags;  /* arithmetic flags while a block executes */
+    u32 wanted;       /* requests that end the run of blocks */
     struct insn *cur; /* instruction that may fault with the state not published; else NULL */
     u64 block_rip;    /* rip at the start of the block */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
@@ -145,6 +146,12 @@ unsigned soft_fetch(struct soft_cpu *c, u64 la, u8 *buf, unsigned len);
  * vCPU's own thread, or by anyone inside an exclusive section.
  */
 void soft_tlb_protect(struct soft_cpu *c, u64 gpa);
+
+/*
+ * The RAM page at @ram_offset, which held code, was written (interpret/block.c). May take its mark off
+ * when it looks like data.
+ */
+void soft_code_written(struct soft_cpu *c, u64 ram_offset);
 
 /* TLB maintenance, SDM vol. 3, 4.10.4. */
 void soft_tlb_flush_all(struct soft_cpu *c, bool globals);

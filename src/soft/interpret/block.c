@@ -1,0 +1,293 @@
+/*
+ * The cache of decoded blocks: one for each vCPU, so without locks. Blocks lie in an arena, one after the
+ * other, and are found by guest-physical address and mode. When the arena is full everything is dropped.
+ *
+ * Rules
+ * 1. A block is made from a copy of its bytes, and the order is: read the page's generation, mark the page
+ *    as code, copy. A write that comes between any two of these changes the generation (memory.h), so
+ *    that the block is found stale at once.
+ * 2. A stale block whose page still holds the same bytes is good again: that is how pages with code and
+ *    data together keep their blocks. Rule 1's order applies to the comparison as well.
+ * 3. A page that is written again and again without being executed is given up: its mark is taken off
+ *    (which changes the generation), and the next block made from it marks it again.
+ */
+#include "soft/interpret/interpret-internal.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+
+#define ARENA_SIZE (64u << 20)
+#define WRITES_BEFORE_UNMARK 32
+#define BLOCK_MAX_BYTES (BLOCK_MAX_INSNS * 15u)
+#define BLOCK_MAX_SIZE \
+    (sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) + BLOCK_MAX_BYTES + 16)
+
+int block_cache_init(struct interpret_private *p, struct error *err)
+{
+    p->hash = calloc(1u << BLOCK_HASH_BITS, sizeof(*p->hash));
+    p->scratch = calloc(1, BLOCK_MAX_SIZE);
+    if (!p->hash || !p->scratch)
+        return error_set(err, ENOMEM, "no memory for the block cache");
+    p->arena =
+        mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p->arena == MAP_FAILED) {
+        p->arena = NULL;
+        return error_set_errno(err, errno, "cannot map the block cache");
+    }
+    return 0;
+}
+
+void block_cache_release(struct interpret_private *p)
+{
+    if (p->arena)
+        munmap(p->arena, ARENA_SIZE);
+    free(p->hash);
+    free(p->scratch);
+}
+
+void block_cache_flush(struct soft_cpu *c)
+{
+    struct interpret_private *p = c->interpret;
+    trace(block, "cpu%u drops %zu bytes of blocks", c->vcpu->index, p->arena_used);
+    memset(p->hash, 0, sizeof(*p->hash) << BLOCK_HASH_BITS);
+    p->arena_used = 0;
+    p->epoch++;
+}
+
+static struct block **bucket(struct interpret_private *p, u64 gpa, u32 mode)
+{
+    u64 h = (gpa ^ (u64)mode << 40) * 0x9e3779b97f4a7c15ull;
+    return &p->hash[h >> (64 - BLOCK_HASH_BITS)];
+}
+
+/* --- tracking --- */
+
+/* The page at RAM offset @off holds code from now on: nobody keeps a direct write mapping (cpu/engine.h). */
+static void mark_code(struct soft_cpu *c, u64 gpa, u64 off)
+{
+    struct vm *vm = c->vcpu->vm;
+    if (!memory_mark_code(vm->memory, off))
+        return;
+    soft_tlb_protect(c, gpa);
+    if (vm->vcpu_count < 2)
+        return;
+    vm_exclusive_begin(vm, c->vcpu);
+    for (unsigned n = 0; n < vm->vcpu_count; n++)
+        if (vm->vcpus[n] != c->vcpu)
+            vcpu_request(vm->vcpus[n], VCPU_REQ_FLUSH_TLB);
+    vm_exclusive_end(vm, c->vcpu);
+}
+
+static struct written_page *written_page(struct interpret_private *p, u64 off)
+{
+    return &p->written[(off >> PAGE_SHIFT) % WRITTEN_PAGES];
+}
+
+void soft_code_written(struct soft_cpu *c, u64 off)
+{
+    struct written_page *w = written_page(c->interpret, off);
+    u64 page = off & PAGE_MASK;
+    if (w->page != page) {
+        *w = (struct written_page){.page = page, .limit = WRITES_BEFORE_UNMARK};
+        return;
+    }
+    if (++w->writes < w->limit)
+        return;
+    memory_unmark_code(c->vcpu->vm->memory, page);
+    w->writes = 0;
+    w->limit = MIN(w->limit * 2, 1u << 20); /* if it comes back as code, be slower to give it up again */
+}
+
+/* Code of the page at @off is executed again: what was written before does not count. */
+static void note_executed(struct interpret_private *p, u64 off)
+{
+    struct written_page *w = written_page(p, off);
+    if (w->page == (off & PAGE_MASK))
+        w->writes = 0;
+}
+
+/* --- making blocks --- */
+
+static void raise_fetch_fault(struct soft_cpu *c, u64 la)
+{
+    c->insn_rip = c->s->rip;
+    soft_fetch_gpa(c, la);
+}
+
+static u64 next_page(const struct soft_cpu *c, u64 la)
+{
+    la = (la & PAGE_MASK) + PAGE_SIZE;
+    return c->mode & SOFT_MODE_CODE64 ? la : (u32)la;
+}
+
+/* Code that is not RAM: one instruction, decoded anew each time. Never linked, since gpa2 is set. */
+static struct block *uncached(struct soft_cpu *c, u64 la, u64 gpa, u32 mode)
+{
+    struct block *b = c->interpret->scratch;
+    u8 *bytes = (u8 *)&b->insn[2];
+    unsigned len = soft_fetch(c, la, bytes, 15);
+    *b = (struct block){.gpa = gpa, .mode = mode};
+    if (decode_block(c, b, bytes, len, 1, mode, len == 15))
+        return b;
+    raise_fetch_fault(c, next_page(c, la));
+    decode_block(c, b, bytes, len, 1, mode,
+                 true); /* the next page appeared just now: undecodable this once */
+    return b;
+}
+
+/* Rule 1: page @off becomes code; its generation from before that. */
+static u32 track(struct soft_cpu *c, u64 gpa, u64 off)
+{
+    u32 gen = memory_code_gen(c->vcpu->vm->memory, off);
+    mark_code(c, gpa, off);
+    note_executed(c->interpret, off);
+    return gen;
+}
+
+static struct block *reserve(struct soft_cpu *c, u64 gpa, u32 mode)
+{
+    struct interpret_private *p = c->interpret;
+    if (p->arena_used + BLOCK_MAX_SIZE > ARENA_SIZE)
+        block_cache_flush(c);
+    struct block *b = (struct block *)(p->arena + p->arena_used);
+    *b = (struct block){.gpa = gpa, .gpa2 = BLOCK_NO_PAGE, .mode = mode};
+    return b;
+}
+
+/* Gives the block its final size, with its bytes behind its instructions, and enters it into the hash. */
+static void commit(struct soft_cpu *c, struct block *b, const u8 *bytes)
+{
+    struct interpret_private *p = c->interpret;
+    struct block **head = bucket(p, b->gpa, b->mode);
+    u8 *copy = (u8 *)&b->insn[b->count + 1];
+    memmove(copy, bytes, b->len);
+    b->bytes = copy;
+    b->next = *head;
+    *head = b;
+    p->arena_used += ALIGN_UP((size_t)(copy + b->len - (u8 *)b), 64);
+    c->vcpu->counters.blocks_decoded++;
+    trace(block, "cpu%u block at gpa 0x%lx mode 0x%x: %u instructions, %u bytes", c->vcpu->index, b->gpa,
+          b->mode, b->count, b->len);
+}
+
+/* The instruction at @la goes on in the next page. Raises #PF for that one. */
+static struct block *make_crossing(struct soft_cpu *c, struct block *b, u64 la, u8 *bytes, unsigned avail)
+{
+    struct memory *m = c->vcpu->vm->memory;
+    c->insn_rip = c->s->rip;
+    u64 gpa2 = soft_fetch_gpa(c, next_page(c, la));
+    i64 off2 = memory_ram_offset(m, gpa2);
+    if (off2 < 0)
+        return uncached(c, la, b->gpa, b->mode);
+    b->gpa2 = gpa2;
+    b->gen_now2 = &m->page_gen[off2 >> PAGE_SHIFT];
+    b->gen2 = track(c, gpa2, (u64)off2);
+    memcpy(bytes + avail, m->ram + off2, 16 - avail);
+    decode_block(c, b, bytes, 16, 1, b->mode, true);
+    commit(c, b, bytes);
+    return b;
+}
+
+static struct block *make(struct soft_cpu *c, u64 la, u64 gpa, u64 off, u32 mode)
+{
+    struct memory *m = c->vcpu->vm->memory;
+    struct block *b = reserve(c, gpa, mode);
+    u8 *bytes = (u8 *)&b->insn[BLOCK_MAX_INSNS + 1];
+    unsigned avail = (unsigned)MIN(PAGE_SIZE - (gpa & ~PAGE_MASK), (u64)BLOCK_MAX_BYTES);
+    b->gen_now = &m->page_gen[off >> PAGE_SHIFT];
+    b->gen = track(c, gpa, off);
+    memcpy(bytes, m->ram + off, avail);
+    if (!decode_block(c, b, bytes, avail, mode & BLOCK_SINGLE ? 1 : BLOCK_MAX_INSNS, mode, false))
+        return make_crossing(c, b, la, bytes, avail);
+    commit(c, b, bytes);
+    return b;
+}
+
+/* --- finding blocks --- */
+
+static struct block *find(struct soft_cpu *c, u64 gpa, u32 mode, struct block ***link)
+{
+    for (struct block **p = bucket(c->interpret, gpa, mode); *p; p = &(*p)->next)
+        if ((*p)->gpa == gpa && (*p)->mode == mode) {
+            *link = p;
+            return *p;
+        }
+    return NULL;
+}
+
+/* Rule 2. @off, @off2: of the first byte and of the second page. */
+static bool revalidate(struct soft_cpu *c, struct block *b, u64 off, u64 off2)
+{
+    const u8 *ram = c->vcpu->vm->memory->ram;
+    unsigned first = b->len;
+    u32 gen2 = 0;
+    if (b->gpa2 != BLOCK_NO_PAGE) {
+        first = (unsigned)(PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+        gen2 = track(c, b->gpa2, off2);
+        if (memcmp(b->bytes + first, ram + off2, b->len - first) != 0)
+            return false;
+    }
+    u32 gen = track(c, b->gpa, off);
+    if (memcmp(b->bytes, ram + off, first) != 0)
+        return false;
+    b->gen = gen;
+    b->gen2 = gen2;
+    return true;
+}
+
+/* @b is what the hash holds for @gpa. Is it (still, or again) what the guest has at @la? */
+static bool usable(struct soft_cpu *c, struct block *b, u64 la, u64 off)
+{
+    u64 off2 = 0;
+    if (b->gpa2 != BLOCK_NO_PAGE) {
+        c->insn_rip = c->s->rip;
+        if (soft_fetch_gpa(c, next_page(c, la)) != b->gpa2)
+            return false;
+        off2 = (u64)memory_ram_offset(c->vcpu->vm->memory, b->gpa2);
+        if (block_valid(b) && atomic_load_explicit(b->gen_now2, memory_order_acquire) == b->gen2)
+            return true;
+    }
+    return revalidate(c, b, off, off2);
+}
+
+static NOINLINE struct block *get_slow(struct soft_cpu *c, u64 la, u64 gpa, u32 mode)
+{
+    struct block **link, *b = find(c, gpa, mode, &link);
+    i64 off = memory_ram_offset(c->vcpu->vm->memory, gpa);
+    if (off < 0)
+        return uncached(c, la, gpa, mode);
+    if (b) {
+        if (usable(c, b, la, (u64)off))
+            return b;
+        c->vcpu->counters.blocks_invalidated++;
+        *link = b->next;
+    }
+    return make(c, la, gpa, (u64)off, mode);
+}
+
+struct block *block_get(struct soft_cpu *c, u32 single)
+{
+    u64 la = c->s->rip, gpa;
+    if (!(c->mode & SOFT_MODE_CODE64)) {
+        const struct x86_segment *cs = &c->s->seg[X86_CS];
+        if (unlikely(la > cs->limit)) {
+            c->insn_rip = la;
+            soft_gp0(c);
+        }
+        la = (u32)(la + cs->base);
+    }
+    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    if (likely(e->exec == ((la & PAGE_MASK) | c->ctx))) {
+        gpa = (e->gpa & PAGE_MASK) | (la & ~PAGE_MASK);
+    } else {
+        c->insn_rip = c->s->rip;
+        gpa = soft_fetch_gpa(c, la);
+    }
+    struct block *b = *bucket(c->interpret, gpa, c->mode | single);
+    if (likely(b && b->gpa == gpa && b->mode == (c->mode | single) && b->gpa2 == BLOCK_NO_PAGE &&
+               block_valid(b)))
+        return b;
+    return get_slow(c, la, gpa, c->mode | single);
+}

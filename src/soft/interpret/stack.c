@@ -1,0 +1,243 @@
+/*
+ * The stack. The _64 handlers are for 8-byte operands in 64-bit mode, where nothing but the TLB is to be
+ * asked; the _any ones serve all modes and sizes through soft_push() and soft_pop().
+ */
+#include "soft/interpret/handlers.h"
+
+static ALWAYS_INLINE void push_64(struct soft_cpu *c, struct x86_state *s, u64 v)
+{
+    u64 sp = s->gpr[X86_RSP] - 8;
+    soft_write64(c, sp, v);
+    s->gpr[X86_RSP] = sp;
+}
+
+H(push_r_64)
+{
+    c->cur = i;
+    push_64(c, s, reg_get64(s, i->r));
+    AFTER_WRITE;
+    NEXT;
+}
+
+H(push_i_64)
+{
+    c->cur = i;
+    push_64(c, s, (u64)i->imm);
+    AFTER_WRITE;
+    NEXT;
+}
+
+H(push_m_64)
+{
+    push_64(c, s, soft_read64(c, la));
+    AFTER_WRITE;
+    NEXT;
+}
+
+/* POP RSP leaves the value popped. */
+H(pop_r_64)
+{
+    c->cur = i;
+    u64 v = soft_read64(c, s->gpr[X86_RSP]);
+    s->gpr[X86_RSP] += 8;
+    reg_set64(s, i->r, v);
+    NEXT;
+}
+
+/* The destination's address is computed with RSP already moved to @sp (SDM vol. 2, "POP"), so not by `fn`. */
+static u64 pop_destination(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 sp)
+{
+    u64 a = (u64)i->disp;
+    if (i->flags & INSN_RIP)
+        a += c->block_rip;
+    if (i->base != NO_REG)
+        a += i->base == R_SP ? sp : reg_get64(s, i->base);
+    if (i->index != NO_REG)
+        a += reg_get64(s, i->index) << i->scale;
+    a = i->addr_size == 8 ? a : i->addr_size == 4 ? (u32)a : (u16)a;
+    if (!(c->mode & SOFT_MODE_CODE64))
+        return soft_segment_check(c, i->seg, a, i->size, SOFT_WRITE);
+    return i->seg >= X86_FS ? s->seg[i->seg].base + a : a;
+}
+
+H(pop_m_any)
+{
+    state_publish(c, i, s);
+    u64 before = s->gpr[X86_RSP], v = soft_pop(c, i->size), after = s->gpr[X86_RSP];
+    s->gpr[X86_RSP] = before;
+    soft_write(c, pop_destination(c, i, s, after), v, i->size);
+    s->gpr[X86_RSP] = after;
+    AFTER_WRITE;
+    NEXT;
+}
+
+/* --- any mode --- */
+
+static ALWAYS_INLINE struct insn *push_any(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 la,
+                                           u64 v)
+{
+    state_publish(c, i, s);
+    soft_push(c, v, i->size);
+    AFTER_WRITE;
+    NEXT;
+}
+
+H(push_r_any)
+{
+    return push_any(c, i, s, la, reg_get(s, i->r, i->size));
+}
+
+H(push_i_any)
+{
+    return push_any(c, i, s, la, (u64)i->imm);
+}
+
+H(push_m_any)
+{
+    return push_any(c, i, s, la, soft_read(c, la, i->size));
+}
+
+H(pop_r_any)
+{
+    state_publish(c, i, s);
+    reg_set(s, i->r, soft_pop(c, i->size), i->size);
+    NEXT;
+}
+
+H(push_seg)
+{
+    return push_any(c, i, s, la, s->seg[i->r].selector);
+}
+
+H(pop_seg)
+{
+    state_publish(c, i, s);
+    u64 sp = s->gpr[X86_RSP];
+    u16 selector = (u16)soft_pop(c, i->size);
+    u64 after = s->gpr[X86_RSP];
+    s->gpr[X86_RSP] = sp; /* for the case that the selector is bad */
+    unsigned width = c->stack_size;
+    soft_load_segment(c, i->r, selector);
+    reg_set(s, R_SP, after, width);
+    state_adopt(c, s);
+    if (i->r == X86_SS)
+        s->int_shadow = 2;
+    c->stop_block = true;
+    DONE;
+}
+
+/* All eight are read or written only after the whole frame was found accessible: SP moves at the end. */
+H(insn_pusha)
+{
+    state_publish(c, i, s);
+    u64 sp = s->gpr[X86_RSP];
+    unsigned size = i->size;
+    u64 mask = MASK(c->stack_size * 8);
+    for (unsigned n = 0; n < 8; n++) {
+        u64 at = (sp - (n + 1) * size) & mask;
+        soft_probe(c, soft_segment_check(c, X86_SS, at, size, SOFT_WRITE), size, SOFT_WRITE);
+    }
+    for (unsigned n = 0; n < 8; n++) {
+        u64 at = (sp - (n + 1) * size) & mask;
+        soft_write(c, soft_segment_check(c, X86_SS, at, size, SOFT_WRITE), reg_get(s, n * 8, size), size);
+    }
+    reg_set(s, R_SP, sp - 8 * size, c->stack_size);
+    AFTER_WRITE;
+    NEXT;
+}
+
+H(insn_popa)
+{
+    state_publish(c, i, s);
+    u64 sp = s->gpr[X86_RSP], v[8];
+    unsigned size = i->size;
+    u64 mask = MASK(c->stack_size * 8);
+    for (unsigned n = 0; n < 8; n++) {
+        u64 at = (sp + n * size) & mask;
+        v[n] = soft_read(c, soft_segment_check(c, X86_SS, at, size, SOFT_READ), size);
+    }
+    for (unsigned n = 0; n < 8; n++)
+        if (7 - n != X86_RSP)
+            reg_set(s, (7 - n) * 8, v[n], size);
+    reg_set(s, R_SP, sp + 8 * size, c->stack_size);
+    NEXT;
+}
+
+/* --- ENTER and DONE --- */
+
+static u64 stack_la(struct soft_cpu *c, u64 offset, unsigned size, enum soft_access access)
+{
+    offset &= MASK(c->stack_size * 8);
+    if (c->mode & SOFT_MODE_CODE64)
+        return offset;
+    return soft_segment_check(c, X86_SS, offset, size, access);
+}
+
+/* imm: bytes of locals, disp: nesting level. SDM vol. 2, "ENTER". */
+H(insn_enter)
+{
+    state_publish(c, i, s);
+    unsigned size = i->size, level = (unsigned)i->disp & 31;
+    u64 sp = s->gpr[X86_RSP], bp = s->gpr[X86_RBP];
+    sp -= size;
+    soft_write(c, stack_la(c, sp, size, SOFT_WRITE), bp, size);
+    u64 frame = sp;
+    for (unsigned n = 1; n < level; n++) {
+        bp -= size;
+        u64 v = soft_read(c, stack_la(c, bp, size, SOFT_READ), size);
+        sp -= size;
+        soft_write(c, stack_la(c, sp, size, SOFT_WRITE), v, size);
+    }
+    if (level) {
+        sp -= size;
+        soft_write(c, stack_la(c, sp, size, SOFT_WRITE), frame, size);
+    }
+    sp -= (u16)i->imm;
+    soft_probe(c, stack_la(c, sp, size, SOFT_WRITE), 1, SOFT_WRITE); /* the new top must be writable */
+    reg_set(s, R_BP, frame, size);
+    reg_set(s, R_SP, sp, c->stack_size);
+    AFTER_WRITE;
+    NEXT;
+}
+
+H(leave_64)
+{
+    c->cur = i;
+    u64 bp = s->gpr[X86_RBP];
+    s->gpr[X86_RBP] = soft_read64(c, bp);
+    s->gpr[X86_RSP] = bp + 8;
+    NEXT;
+}
+
+H(insn_leave)
+{
+    state_publish(c, i, s);
+    u64 bp = s->gpr[X86_RBP];
+    u64 v = soft_read(c, stack_la(c, bp, i->size, SOFT_READ), i->size);
+    reg_set(s, R_SP, bp + i->size, c->stack_size);
+    reg_set(s, R_BP, v, i->size);
+    NEXT;
+}
+
+/* --- PUSHF, POPF --- */
+
+H(insn_pushf)
+{
+    state_publish(c, i, s);
+    soft_push(c, soft_pushf_image(c, i->size), i->size);
+    AFTER_WRITE;
+    NEXT;
+}
+
+/* The stack pointer moves only after the new flags are accepted (#GP in virtual-8086 mode). */
+H(insn_popf)
+{
+    state_publish(c, i, s);
+    u64 sp = s->gpr[X86_RSP], v = soft_pop(c, i->size), after = s->gpr[X86_RSP];
+    s->gpr[X86_RSP] = sp;
+    soft_popf(c, v, i->size);
+    s->gpr[X86_RSP] = after;
+    state_adopt(c, s);
+    c->stop_block = true;
+    DONE;
+}
