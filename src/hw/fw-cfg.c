@@ -146,7 +146,7 @@ static u64 fw_cfg_read(struct io_region *r, u64 offset, unsigned size)
         return read_byte(f);
     if (offset < PORT_DMA_HIGH)
         return 0;
-    *(u64 *)signature = htobe64(DMA_SIGNATURE);
+    put_le64(signature, htobe64(DMA_SIGNATURE));
     for (unsigned i = 0; i < size && offset - PORT_DMA_HIGH + i < sizeof signature; i++)
         value |= (u64)signature[offset - PORT_DMA_HIGH + i] << i * 8;
     return value;
