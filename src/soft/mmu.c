@@ -266,8 +266,11 @@ static struct soft_tlb_entry *try_translate(struct soft_cpu *c, enum mmu_class c
     if (e->tag != tag && ((e->tag ^ tag) & PAGE_MASK) == 0 && (e->gpa & ATTR_GLOBAL) &&
         (e->gpa & ATTR_CLASS) >> ATTR_CLASS_SHIFT == cls && e->tag != SOFT_TLB_NONE)
         set_tags(c, e, tag); /* rule 2 */
-    if (e->tag == tag && (e->gpa & (ATTR_R << access)))
+    if (e->tag == tag && (e->gpa & (ATTR_R << access))) {
+        if (access == SOFT_WRITE && e->write == SOFT_TLB_NONE)
+            set_tags(c, e, tag); /* the page may be tracked no more */
         return e;
+    }
 
     struct paging_page p;
     c->vcpu->counters.tlb_misses++;
@@ -330,7 +333,8 @@ static void note_write(struct soft_cpu *c, u64 gpa)
     memory_note_write(m, offset);
     if (memory_code_gen(m, offset) != gen) {
         c->stop_block = true;
-        soft_code_written(c, offset);
+        if (c->interpret)
+            soft_code_written(c, offset);
     }
 }
 

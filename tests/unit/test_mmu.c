@@ -527,6 +527,19 @@ static void writes_to_code_pages_are_noted_and_stop_the_block(void **state)
     assert_false(f->c->stop_block);
 }
 
+static void writes_are_direct_again_once_a_page_is_untracked(void **state)
+{
+    struct fixture *f = *state;
+    const struct soft_tlb_entry *e = soft_tlb_entry(f->c, FX_FREE);
+    fx_long(f, 0);
+    memory_mark_code(&f->memory, FX_FREE);
+    assert_int_equal(fx_write(f, FX_FREE, 1, 8), FX_NO_FAULT);
+    assert_true(e->write == SOFT_TLB_NONE);
+    memory_unmark_code(&f->memory, FX_FREE);
+    assert_int_equal(fx_write(f, FX_FREE, 1, 8), FX_NO_FAULT);
+    assert_true(e->write == (FX_FREE | f->c->ctx));
+}
+
 static void take_pointers(struct soft_cpu *c, void *arg)
 {
     void **p = arg;
@@ -630,6 +643,7 @@ int main(void)
         T(non_canonical_is_gp),
         T(alignment_check_only_at_cpl3_with_ac_and_am),
         T(writes_to_code_pages_are_noted_and_stop_the_block),
+        T(writes_are_direct_again_once_a_page_is_untracked),
         T(host_pointers_only_where_writes_need_no_notice),
         T(dirty_log_sees_the_first_write_to_each_page),
         T(fetch_stops_before_a_faulting_page),
