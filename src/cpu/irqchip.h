@@ -49,6 +49,9 @@ struct irqchip_ops {
 
     /* The guest changed its PV EOI MSR; 0 when disabled. gpa of the 4-byte flag with bit 0 = enable. */
     void (*set_pv_eoi)(struct irqchip *chip, struct vcpu *vcpu, u64 msr);
+
+    /* state.tsc_offset changed: a TSC deadline is nearer or farther than it was. May be NULL. */
+    void (*tsc_changed)(struct irqchip *chip, struct vcpu *vcpu);
 };
 
 /* The first member of every chip. */

@@ -250,9 +250,16 @@ static int write_efer(struct vcpu *vcpu, u64 value)
 /* Moves the counter by @delta; what TSC_ADJUST shows moves with it (SDM vol. 3, 18.17.3). */
 static void shift_tsc(struct vcpu *vcpu, u64 delta)
 {
+    struct vm *vm = vcpu->vm;
+
     vcpu->state.tsc_adjust += delta;
     vcpu->state.tsc_offset = (i64)((u64)vcpu->state.tsc_offset + delta);
     pvclock_update(vcpu);
+    if (!vm->irqchip || !vm->irqchip->ops->tsc_changed)
+        return;
+    lock_acquire(&vm->machine_lock);
+    vm->irqchip->ops->tsc_changed(vm->irqchip, vcpu);
+    lock_drop(&vm->machine_lock);
 }
 
 static int write_xss(struct vcpu *vcpu, u64 value)

@@ -165,6 +165,11 @@ static void soft_set_pv_eoi(struct irqchip *chip, struct vcpu *vcpu, u64 msr)
     apic_set_pv_eoi(apic_of(chip, vcpu), msr);
 }
 
+static void soft_tsc_changed(struct irqchip *chip, struct vcpu *vcpu)
+{
+    apic_tsc_changed(apic_of(chip, vcpu));
+}
+
 static const struct irqchip_ops soft_ops = {
     .set_gsi = soft_set_gsi,
     .send_msi = soft_send_msi,
@@ -178,6 +183,7 @@ static const struct irqchip_ops soft_ops = {
     .apic_page = soft_apic_page,
     .vcpu_reset = soft_vcpu_reset,
     .set_pv_eoi = soft_set_pv_eoi,
+    .tsc_changed = soft_tsc_changed,
 };
 
 /* --- life cycle --- */

@@ -313,8 +313,6 @@ static int pci_up(struct pc *pc, struct error *err)
     }
     add_device(pc, &pc->reset_port.dev);
     add_device(pc, &pc->pci.dev);
-    add_device(pc, &pc->pci.bridge.dev);
-    add_device(pc, &pc->pci.lpc.dev);
     return 0;
 }
 

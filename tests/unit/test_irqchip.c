@@ -1,0 +1,260 @@
+/* The controllers of a PC together: how lines and messages reach vCPUs, and how the EOI comes back. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+#include "cpu/vm.h"
+#include "hw/irqchip.h"
+
+#define CPUS 2
+
+struct fixture {
+    struct memory memory;
+    struct event_loop *loop;
+    struct cpuid_table cpuid;
+    struct vm vm;
+    struct soft_irqchip chip;
+};
+
+/* No vCPU runs here: requests are only looked at. */
+static void no_kick(struct vcpu *vcpu) {}
+
+static const struct engine_ops no_engine = {.name = "none", .kick = no_kick};
+
+static int setup(void **state)
+{
+    struct fixture *t = calloc(1, sizeof *t);
+
+    assert_non_null(t);
+    t->cpuid.maxphyaddr = 40;
+    assert_int_equal(memory_init(&t->memory, 1 << 20, NULL), 0);
+    t->loop = event_loop_new(NULL);
+    assert_non_null(t->loop);
+    assert_int_equal(vm_init(&t->vm, &t->memory, t->loop, &no_engine, &t->cpuid, CPUS, NULL), 0);
+    event_loop_set_lock(t->loop, &t->vm.machine_lock);
+    assert_int_equal(soft_irqchip_init(&t->chip, &t->vm, NULL), 0);
+    t->vm.irqchip = &t->chip.chip;
+    vm_reset_vcpus(&t->vm);
+    lock_acquire(&t->vm.machine_lock);
+    apic_set_virtual_wire(&t->chip.apics);
+    *state = t;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *t = *state;
+
+    soft_irqchip_release(&t->chip);
+    lock_drop(&t->vm.machine_lock);
+    event_loop_set_lock(t->loop, NULL);
+    vm_release(&t->vm);
+    event_loop_free(t->loop);
+    memory_release(&t->memory);
+    free(t);
+    return 0;
+}
+
+static struct irqchip *chip(struct fixture *t)
+{
+    return &t->chip.chip;
+}
+
+static int ack(struct fixture *t, unsigned cpu)
+{
+    return chip(t)->ops->ack(chip(t), t->vm.vcpus[cpu]);
+}
+
+static bool requested(struct fixture *t, unsigned cpu, u32 bits)
+{
+    return vcpu_requests(t->vm.vcpus[cpu]) & bits;
+}
+
+static void apic_set(struct fixture *t, unsigned cpu, u32 offset, u32 value)
+{
+    chip(t)->ops->apic_write(chip(t), t->vm.vcpus[cpu], offset, value);
+}
+
+static void set_gsi(struct fixture *t, unsigned gsi, bool level)
+{
+    struct irq_line line = irqchip_gsi(chip(t), gsi);
+
+    irq_set(&line, level);
+}
+
+static void ioapic_entry(struct fixture *t, unsigned pin, u64 entry)
+{
+    memory_mmio_write(&t->memory, 0xfec00000, 0x11 + 2 * pin, 4);
+    memory_mmio_write(&t->memory, 0xfec00010, entry >> 32, 4);
+    memory_mmio_write(&t->memory, 0xfec00000, 0x10 + 2 * pin, 4);
+    memory_mmio_write(&t->memory, 0xfec00010, (u32)entry, 4);
+}
+
+static void init_pics(struct fixture *t)
+{
+    static const u8 words[][2] = {{0x20, 0x11}, {0x21, 0x30}, {0x21, 4}, {0x21, 1}, {0x21, 0},
+                                  {0xa0, 0x11}, {0xa1, 0x38}, {0xa1, 2}, {0xa1, 1}, {0xa1, 0}};
+
+    for (unsigned n = 0; n < ARRAY_SIZE(words); n++)
+        memory_pio_write(&t->memory, words[n][0], words[n][1], 1);
+}
+
+static void isa_interrupt_through_the_virtual_wire(void **state)
+{
+    struct fixture *t = *state;
+
+    init_pics(t);
+    set_gsi(t, 4, true);
+    assert_true(requested(t, 0, VCPU_REQ_INTERRUPT));
+    assert_false(requested(t, 1, VCPU_REQ_INTERRUPT));
+    assert_int_equal(ack(t, 0), 0x34);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+}
+
+static void timer_is_pic_input_0_and_ioapic_pin_2(void **state)
+{
+    struct fixture *t = *state;
+
+    init_pics(t);
+    ioapic_entry(t, 2, 1ull << 56 | 0x41);
+    apic_set(t, 1, APIC_SVR, 0x1ff);
+    set_gsi(t, 0, true);
+    assert_int_equal(ack(t, 0), 0x30);
+    assert_int_equal(ack(t, 1), 0x41);
+}
+
+static void level_interrupt_repeats_after_eoi_while_asserted(void **state)
+{
+    struct fixture *t = *state;
+
+    ioapic_entry(t, 16, 0x8051);
+    set_gsi(t, 16, true);
+    assert_int_equal(ack(t, 0), 0x51);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+    apic_set(t, 0, APIC_EOI, 0);
+    assert_true(requested(t, 0, VCPU_REQ_INTERRUPT));
+    assert_int_equal(ack(t, 0), 0x51);
+    set_gsi(t, 16, false);
+    apic_set(t, 0, APIC_EOI, 0);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+}
+
+static void suppressed_broadcast_leaves_it_to_the_eoi_register(void **state)
+{
+    struct fixture *t = *state;
+
+    apic_set(t, 0, APIC_SVR, 0x11ff);
+    ioapic_entry(t, 16, 0x8051);
+    set_gsi(t, 16, true);
+    ack(t, 0);
+    apic_set(t, 0, APIC_EOI, 0);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+    memory_mmio_write(&t->memory, 0xfec00040, 0x51, 4);
+    assert_true(requested(t, 0, VCPU_REQ_INTERRUPT));
+}
+
+static void msi_reaches_its_processor(void **state)
+{
+    struct fixture *t = *state;
+    struct msi_sink sink = irqchip_msi(chip(t));
+
+    apic_set(t, 1, APIC_SVR, 0x1ff);
+    msi_send(&sink, 0xfee01000, 0x61);
+    assert_int_equal(ack(t, 1), 0x61);
+    msi_send(&sink, 0x12345678, 0x62); /* not an APIC: vanishes */
+    assert_int_equal(ack(t, 1), -1);
+}
+
+static void init_and_startup_become_requests(void **state)
+{
+    struct fixture *t = *state;
+
+    apic_set(t, 0, APIC_ICR2, 1 << 24);
+    apic_set(t, 0, APIC_ICR, 0x4500);
+    assert_true(requested(t, 1, VCPU_REQ_INIT));
+    assert_false(requested(t, 1, VCPU_REQ_SIPI));
+    apic_set(t, 0, APIC_ICR, 0x4699);
+    assert_true(requested(t, 1, VCPU_REQ_SIPI));
+    assert_int_equal(atomic_load(&t->vm.vcpus[1]->sipi_vector), 0x99);
+    assert_false(requested(t, 0, VCPU_REQ_INIT | VCPU_REQ_SIPI));
+    assert_int_equal(t->vm.vcpus[0]->counters.ipis, 2);
+}
+
+static void nmi_becomes_a_request(void **state)
+{
+    struct fixture *t = *state;
+
+    apic_set(t, 0, APIC_ICR2, 1 << 24);
+    apic_set(t, 0, APIC_ICR, 0x4400);
+    assert_true(requested(t, 1, VCPU_REQ_NMI));
+}
+
+static void cr8_holds_interrupts_back(void **state)
+{
+    struct fixture *t = *state;
+    struct vcpu *vcpu = t->vm.vcpus[0];
+
+    chip(t)->ops->set_cr8(chip(t), vcpu, 7);
+    assert_int_equal(chip(t)->ops->get_cr8(chip(t), vcpu), 7);
+    chip(t)->ops->send_msi(chip(t), 0xfee00000, 0x7f);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+    chip(t)->ops->set_cr8(chip(t), vcpu, 6);
+    assert_true(requested(t, 0, VCPU_REQ_INTERRUPT));
+}
+
+static void reset_of_a_vcpu_resets_its_apic(void **state)
+{
+    struct fixture *t = *state;
+
+    chip(t)->ops->send_msi(chip(t), 0xfee00000, 0x55);
+    chip(t)->ops->vcpu_reset(chip(t), t->vm.vcpus[0], false);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+    assert_int_equal(chip(t)->ops->apic_read(chip(t), t->vm.vcpus[0], APIC_SVR), 0xff);
+    assert_int_equal(chip(t)->ops->apic_page(chip(t), t->vm.vcpus[0]), 0xfee00000);
+}
+
+static void gsis_that_do_not_exist_are_ignored(void **state)
+{
+    struct fixture *t = *state;
+
+    set_gsi(t, 24, true);
+    set_gsi(t, 4000, true);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+}
+
+static void a_moved_tsc_moves_the_deadline(void **state)
+{
+    struct fixture *t = *state;
+    struct vcpu *vcpu = t->vm.vcpus[0];
+
+    apic_set(t, 0, APIC_LVT_TIMER, 0x400ec);
+    assert_int_equal(chip(t)->ops->msr_write(chip(t), vcpu, MSR_TSC_DEADLINE, vcpu_tsc(vcpu) + (1ull << 40)),
+                     0);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+    vcpu->state.tsc_offset += 1ll << 41;
+    chip(t)->ops->tsc_changed(chip(t), vcpu);
+    assert_int_equal(ack(t, 0), 0xec);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(isa_interrupt_through_the_virtual_wire),
+        T(timer_is_pic_input_0_and_ioapic_pin_2),
+        T(level_interrupt_repeats_after_eoi_while_asserted),
+        T(suppressed_broadcast_leaves_it_to_the_eoi_register),
+        T(msi_reaches_its_processor),
+        T(init_and_startup_become_requests),
+        T(nmi_becomes_a_request),
+        T(cr8_holds_interrupts_back),
+        T(reset_of_a_vcpu_resets_its_apic),
+        T(gsis_that_do_not_exist_are_ignored),
+        T(a_moved_tsc_moves_the_deadline),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
