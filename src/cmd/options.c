@@ -105,6 +105,7 @@ static int set_choice(const struct context *c, const struct option *o, char *val
 
 static int set_option(const struct context *c, const struct option *o, char *value, struct error *err)
 {
+    BUG_ON(!value && o->kind != OPTION_FLAG);
     switch (o->kind) {
     case OPTION_FLAG: *(bool *)((char *)c->target + o->offset) = true; return 0;
     case OPTION_STRING: *(const char **)((char *)c->target + o->offset) = value; return 0;

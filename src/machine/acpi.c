@@ -71,18 +71,25 @@ static u64 address_of(const struct builder *b, const u8 *p)
     return b->t->base + (u64)(p - b->t->image);
 }
 
+/* Signatures and ids have no terminating zero. */
+static void put_text(u8 *p, const char *text, unsigned len)
+{
+    while (len--)
+        *p++ = (u8)*text++;
+}
+
 /* The common header (5.2.6) of a table of @len bytes. */
 static u8 *begin_table(struct builder *b, const char *signature, u8 revision, u32 len)
 {
     u8 *p = reserve(b, signature, len, 16);
 
-    memcpy(p, signature, 4);
+    put_text(p, signature, 4);
     put_le32(p + 4, len);
     p[8] = revision;
-    memcpy(p + 10, OEM_ID, 6);
-    memcpy(p + 16, OEM_TABLE_ID, 8);
+    put_text(p + 10, OEM_ID, 6);
+    put_text(p + 16, OEM_TABLE_ID, 8);
     put_le32(p + 24, 1);
-    memcpy(p + 28, CREATOR_ID, 4);
+    put_text(p + 28, CREATOR_ID, 4);
     put_le32(p + 32, 1);
     return p;
 }
@@ -154,7 +161,7 @@ static u8 *build_facs(struct builder *b)
 {
     u8 *p = reserve(b, "FACS", 64, 64);
 
-    memcpy(p, "FACS", 4);
+    put_text(p, "FACS", 4);
     put_le32(p + 4, 64);
     p[32] = 2;
     return p;
@@ -286,8 +293,8 @@ static u8 *build_root(struct builder *b, bool is_xsdt, const u64 *tables, unsign
 /* 5.2.5.3 */
 static void fill_rsdp(u8 *p, u64 rsdt, u64 xsdt)
 {
-    memcpy(p, "RSD PTR ", 8);
-    memcpy(p + 9, OEM_ID, 6);
+    put_text(p, "RSD PTR ", 8);
+    put_text(p + 9, OEM_ID, 6);
     p[15] = 2;
     put_le32(p + 16, (u32)rsdt);
     put_le32(p + 20, 36);

@@ -18,12 +18,12 @@ static const struct {
 
 const struct engine_ops *engine_find(const char *name, struct error *err)
 {
-    bool any = !strcmp(name, "auto");
+    bool any = strcmp(name, "auto") == 0;
 
     for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {
         if (any && engines[i].ops)
             return engines[i].ops;
-        if (any || strcmp(name, engines[i].name))
+        if (any || strcmp(name, engines[i].name) != 0)
             continue;
         if (!engines[i].ops)
             error_set(err, ENOSYS, "engine '%s' is not built into this trapeze (try interpret)", name);

@@ -113,8 +113,8 @@ static int load_by_addresses(const struct boot_source *src, const struct boot_ta
         return boot_error(src, err, ENOEXEC, "its Multiboot header has impossible load addresses");
     len = h->load_end_addr ? h->load_end_addr - h->load_addr : b->size - offset;
     if (!range_in(offset, len, b->size))
-        return boot_error(src, err, ENOEXEC, "the file is truncated (its Multiboot header says %llu bytes)",
-                          (unsigned long long)(offset + len));
+        return boot_error(src, err, ENOEXEC, "the file is truncated (%llu bytes are missing)",
+                          (unsigned long long)len - (b->size - offset));
     *end = h->load_addr + len;
     bss = h->bss_end_addr > *end ? h->bss_end_addr - *end : 0;
     if (h->load_addr < MAP_HIGH_MEMORY)
@@ -190,7 +190,7 @@ static int multiboot_load(const struct boot_source *src, const struct boot_targe
 {
     struct multiboot_header h;
     struct boot_placement placed;
-    u64 end;
+    u64 end = 0;
     int r;
 
     if (!find_header(&src->kernel, &h))

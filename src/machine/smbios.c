@@ -177,7 +177,8 @@ static void entry_point(struct smbios *s, u64 base)
 {
     u8 *p = s->image, sum = 0;
 
-    memcpy(p, "_SM3_", 5);
+    for (unsigned i = 0; i < 5; i++)
+        p[i] = (u8) "_SM3_"[i];
     p[6] = ENTRY_SIZE;
     p[7] = 3; /* version 3.0 */
     p[10] = 1;
