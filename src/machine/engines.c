@@ -3,9 +3,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* An engine that is not linked is one that is not part of this build. */
-extern const struct engine_ops interpret_engine __attribute__((weak));
-
 /* Fastest first. NULL: known, but not part of this build. */
 static const struct {
     const char *name;
