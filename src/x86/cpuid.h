@@ -81,7 +81,7 @@ struct cpuid_table {
     X(TSC_ADJUST, 7, 0, ebx, 1, BASE, EMULATED)                    \
     X(BMI1, 7, 0, ebx, 3, V3, NATIVE)                              \
     X(AVX2, 7, 0, ebx, 5, V3, AVX)                                 \
-    X(FDP_EXCPTN_ONLY, 7, 0, ebx, 6, HOST, NATIVE)                 \
+    X(FDP_EXCPTN_ONLY, 7, 0, ebx, 6, NONE, EMULATED)                 \
     X(SMEP, 7, 0, ebx, 7, BASE, EMULATED)                          \
     X(BMI2, 7, 0, ebx, 8, V3, NATIVE)                              \
     X(ERMS, 7, 0, ebx, 9, BASE, EMULATED)                          \

@@ -1,0 +1,304 @@
+/*
+ * Memory operands that are not simply read or written whole. Masked ones touch, and fault on, only
+ * the elements whose mask is set (SDM vol. 2, 2.8.5 "Fault suppression"): where the operand is RAM
+ * within one page the host does that by itself; else the elements are moved one at a time through a
+ * buffer. Gathers and scatters are done here altogether, in order, so that a fault leaves the
+ * elements before it done and their mask bits cleared.
+ */
+#include "soft/mmu-inline.h"
+#include "soft/native-internal.h"
+
+void *native_direct(struct soft_cpu *c, u64 la, unsigned size, unsigned access)
+{
+    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    u64 tag = ((la + size - 1) & PAGE_MASK) | c->ctx;
+
+    if ((access & BIT(SOFT_READ) && e->read != tag) || (access & BIT(SOFT_WRITE) && e->write != tag))
+        return NULL;
+    return (void *)(uintptr_t)(la + (u64)e->addend);
+}
+
+/* --- masked operands --- */
+
+static bool suppresses_faults(const ZydisDecodedInstruction *insn)
+{
+    switch (insn->meta.exception_class) {
+    case ZYDIS_EXCEPTION_CLASS_E1:
+    case ZYDIS_EXCEPTION_CLASS_E2:
+    case ZYDIS_EXCEPTION_CLASS_E3:
+    case ZYDIS_EXCEPTION_CLASS_E4:
+    case ZYDIS_EXCEPTION_CLASS_E5:
+    case ZYDIS_EXCEPTION_CLASS_E6:
+    case ZYDIS_EXCEPTION_CLASS_E10:
+    case ZYDIS_EXCEPTION_CLASS_E11: return true;
+    default: return false;
+    }
+}
+
+static bool is_scalar(const ZydisDecodedInstruction *insn)
+{
+    return insn->meta.isa_set == ZYDIS_ISA_SET_AVX512F_SCALAR ||
+           insn->meta.isa_set == ZYDIS_ISA_SET_AVX512DQ_SCALAR ||
+           insn->meta.isa_set == ZYDIS_ISA_SET_AVX512_FP16_SCALAR;
+}
+
+static bool is_packed(const ZydisDecodedInstruction *insn)
+{
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_VCOMPRESSPS:
+    case ZYDIS_MNEMONIC_VCOMPRESSPD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSB:
+    case ZYDIS_MNEMONIC_VPCOMPRESSW:
+    case ZYDIS_MNEMONIC_VPCOMPRESSD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSQ:
+    case ZYDIS_MNEMONIC_VEXPANDPS:
+    case ZYDIS_MNEMONIC_VEXPANDPD:
+    case ZYDIS_MNEMONIC_VPEXPANDB:
+    case ZYDIS_MNEMONIC_VPEXPANDW:
+    case ZYDIS_MNEMONIC_VPEXPANDD:
+    case ZYDIS_MNEMONIC_VPEXPANDQ: return true;
+    default: return false;
+    }
+}
+
+/* How many bits of the opmask register count: the elements of the destination, or of the source. */
+static unsigned mask_bits(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops,
+                          const ZydisDecodedOperand *mem)
+{
+    if (is_scalar(insn))
+        return 1;
+    if (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+        return mem->element_count;
+    for (unsigned i = 0; i < insn->operand_count; i++)
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ops[i].element_count > 1 &&
+            ZydisRegisterGetClass(ops[i].reg.value) != ZYDIS_REGCLASS_MASK)
+            return ops[i].element_count;
+    return mem->element_count;
+}
+
+static void describe_opmask(struct native_stub *stub, const ZydisDecodedInstruction *insn,
+                            const ZydisDecodedOperand *ops, const ZydisDecodedOperand *mem)
+{
+    unsigned count;
+
+    if (insn->avx.mask.reg == ZYDIS_REGISTER_K0 || insn->avx.mask.reg == ZYDIS_REGISTER_NONE ||
+        insn->avx.mask.mode == ZYDIS_MASK_MODE_CONTROL || !suppresses_faults(insn))
+        return;
+    stub->mask_reg = (u8)ZydisRegisterGetId(insn->avx.mask.reg);
+    count = mask_bits(insn, ops, mem);
+    stub->element_count = (u8)count;
+    if (mem->size / 8 % count == 0 && mem->element_count >= count) {
+        stub->mask = is_packed(insn) ? NATIVE_MASK_PACKED : NATIVE_MASK_OPMASK;
+        stub->element_size = (u8)(mem->size / 8 / count);
+    } else {
+        stub->mask = NATIVE_MASK_ANY;
+        stub->element_size = stub->mem_size;
+    }
+}
+
+void native_describe_mask(struct native_stub *stub, const ZydisDecodedInstruction *insn,
+                          const ZydisDecodedOperand *ops, const ZydisDecodedOperand *mem)
+{
+    stub->mask = NATIVE_MASK_NONE;
+    if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
+        describe_opmask(stub, insn, ops, mem);
+        return;
+    }
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: stub->element_size = 1; break;
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VPMASKMOVD: stub->element_size = 4; break;
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: stub->element_size = 8; break;
+    default: return;
+    }
+    /* The mask is the second operand of each. */
+    stub->mask = insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? NATIVE_MASK_SIGN_MMX : NATIVE_MASK_SIGN;
+    stub->mask_reg = (u8)ZydisRegisterGetId(ops[1].reg.value);
+    stub->element_count = stub->mem_size / stub->element_size;
+}
+
+/* MM registers are physical ones: st[] is in stack order. */
+static const u8 *mmx_register(const struct x86_fpu *f, unsigned i)
+{
+    return f->st[(i - x87_top(f)) & 7];
+}
+
+/* Bit i: element i of the memory operand is accessed. */
+static u64 active_elements(const struct soft_cpu *c, const struct native_stub *stub)
+{
+    const struct x86_fpu *f = &c->s->fpu;
+    u64 k = f->k[stub->mask_reg & 7] & MASK(stub->element_count), active = 0;
+    const u8 *signs =
+        stub->mask == NATIVE_MASK_SIGN_MMX ? mmx_register(f, stub->mask_reg) : f->vec[stub->mask_reg & 31];
+
+    switch (stub->mask) {
+    case NATIVE_MASK_OPMASK: return k;
+    case NATIVE_MASK_ANY: return k != 0;
+    case NATIVE_MASK_PACKED: return MASK((unsigned)__builtin_popcountll(k));
+    default:
+        for (unsigned i = 0; i < stub->element_count; i++)
+            active |= (u64)(signs[(i + 1) * stub->element_size - 1] >> 7) << i;
+        return active;
+    }
+}
+
+static void run_elements(struct soft_cpu *c, const struct native_stub *stub, u64 la, u64 active)
+{
+    u8 *buf = native_bounce(stub->cache, la);
+    unsigned size = stub->element_size;
+
+    for (u64 left = active; left; left &= left - 1) {
+        unsigned at = (unsigned)__builtin_ctzll(left) * size;
+
+        if (native_reads(stub))
+            soft_read_bytes(c, la + at, buf + at, size);
+        else
+            soft_probe(c, la + at, size, SOFT_WRITE);
+    }
+    native_execute(c, stub, buf);
+    if (native_writes(stub))
+        for (u64 left = active; left; left &= left - 1) {
+            unsigned at = (unsigned)__builtin_ctzll(left) * size;
+
+            soft_write_bytes(c, la + at, buf + at, size);
+        }
+}
+
+void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    u64 active;
+    void *mem;
+
+    native_check_unit(c, stub);
+    mem = native_direct(c, la, stub->mem_size, stub->mem_access);
+    if (!mem) {
+        active = active_elements(c, stub);
+        if (active) {
+            unsigned first = (unsigned)__builtin_ctzll(active) * stub->element_size;
+
+            soft_probe(c, la + first, stub->element_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
+            mem = native_direct(c, la, stub->mem_size, stub->mem_access);
+        }
+        if (!mem) {
+            run_elements(c, stub, la, active);
+            return;
+        }
+    }
+    native_execute(c, stub, mem);
+}
+
+/* --- gathers and scatters --- */
+
+static bool is_qword_index(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_VGATHERQPS:
+    case ZYDIS_MNEMONIC_VGATHERQPD:
+    case ZYDIS_MNEMONIC_VPGATHERQD:
+    case ZYDIS_MNEMONIC_VPGATHERQQ:
+    case ZYDIS_MNEMONIC_VSCATTERQPS:
+    case ZYDIS_MNEMONIC_VSCATTERQPD:
+    case ZYDIS_MNEMONIC_VPSCATTERQD:
+    case ZYDIS_MNEMONIC_VPSCATTERQQ: return true;
+    default: return false;
+    }
+}
+
+static unsigned vector_bytes(ZydisRegister reg)
+{
+    return 16u << (ZydisRegisterGetClass(reg) - ZYDIS_REGCLASS_XMM);
+}
+
+bool native_describe_vsib(struct native_stub *stub, const ZydisDecodedInstruction *insn,
+                          const ZydisDecodedOperand *ops)
+{
+    struct native_vsib *v = &stub->vsib;
+    const ZydisDecodedOperand *mem, *data, *mask;
+
+    v->scatter = ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
+    v->evex = insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+    data = v->scatter ? &ops[2] : &ops[0];
+    mem = v->scatter ? &ops[0] : v->evex ? &ops[2] : &ops[1];
+    mask = v->evex ? &ops[1] : &ops[2];
+    if (mem->type != ZYDIS_OPERAND_TYPE_MEMORY || mem->mem.type != ZYDIS_MEMOP_TYPE_VSIB)
+        return false;
+    v->base = mem->mem.base;
+    v->seg = (u8)(mem->mem.segment - ZYDIS_REGISTER_ES);
+    v->scale = mem->mem.scale;
+    v->disp = mem->mem.disp.value;
+    v->address_size = insn->address_width / 8;
+    v->index_reg = (u8)ZydisRegisterGetId(mem->mem.index);
+    v->index_size = is_qword_index(insn->mnemonic) ? 8 : 4;
+    v->data_reg = (u8)ZydisRegisterGetId(data->reg.value);
+    v->data_size = (u8)(mem->element_size / 8);
+    v->mask_reg = (u8)ZydisRegisterGetId(mask->reg.value);
+    v->count =
+        (u8)MIN(vector_bytes(data->reg.value) / v->data_size, vector_bytes(mem->mem.index) / v->index_size);
+    if (v->evex)
+        return v->mask_reg && (v->scatter || v->data_reg != v->index_reg);
+    return v->data_reg != v->index_reg && v->data_reg != v->mask_reg && v->index_reg != v->mask_reg;
+}
+
+static u64 element_address(struct soft_cpu *c, const struct native_vsib *v, unsigned i)
+{
+    const u8 *index = c->s->fpu.vec[v->index_reg] + i * v->index_size;
+    u64 offset = v->index_size == 8 ? get_le64(index) : (u64)(i64)(i32)get_le32(index);
+
+    offset = offset * v->scale + (u64)v->disp;
+    if (v->base != ZYDIS_REGISTER_NONE)
+        offset += c->s->gpr[ZydisRegisterGetId(
+            ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, v->base))];
+    offset &= MASK(8 * v->address_size);
+    return soft_segment_check(c, v->seg, offset, v->data_size, v->scatter ? SOFT_WRITE : SOFT_READ);
+}
+
+static bool element_selected(const struct x86_fpu *f, const struct native_vsib *v, unsigned i)
+{
+    if (v->evex)
+        return f->k[v->mask_reg] >> i & 1;
+    return f->vec[v->mask_reg][(i + 1) * v->data_size - 1] >> 7;
+}
+
+static void deselect(struct x86_fpu *f, const struct native_vsib *v, unsigned i)
+{
+    if (v->evex)
+        f->k[v->mask_reg] &= ~BIT(i);
+    else
+        memset(f->vec[v->mask_reg] + i * v->data_size, 0, v->data_size);
+}
+
+void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    const struct native_vsib *v = &stub->vsib;
+    struct x86_fpu *f = &c->s->fpu;
+    u8 *data = f->vec[v->data_reg];
+
+    (void)la;
+    native_check_unit(c, stub);
+    for (unsigned i = 0; i < v->count; i++) {
+        u8 *element = data + i * v->data_size;
+
+        if (element_selected(f, v, i)) {
+            u64 at = element_address(c, v, i);
+
+            if (v->scatter && v->data_size == 4)
+                soft_write32(c, at, get_le32(element));
+            else if (v->scatter)
+                soft_write64(c, at, get_le64(element));
+            else if (v->data_size == 4)
+                put_le32(element, soft_read32(c, at));
+            else
+                put_le64(element, soft_read64(c, at));
+        }
+        deselect(f, v, i);
+    }
+    if (v->evex)
+        f->k[v->mask_reg] = 0;
+    else
+        memset(f->vec[v->mask_reg], 0, 64);
+    if (!v->scatter)
+        memset(data + v->count * v->data_size, 0, 64 - (size_t)v->count * v->data_size);
+}

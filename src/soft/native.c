@@ -1,0 +1,551 @@
+/*
+ * The cache of stubs, the choice of what may run natively, and running it. The memory that holds
+ * their code is a memfd mapped twice, writable here and executable there, so that no page is both.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "soft/features.h"
+#include "soft/native-internal.h"
+
+#define CODE_SIZE (16u << 20)
+#define STUBS_MAX (1u << 16)
+#define BUCKETS (1u << 15)
+#define NO_STUB (~0u)
+
+struct native_cache {
+    u8 bounce[256] ALIGNED(64);
+    const struct cpuid_table *cpuid;
+    struct native_code code;
+    u8 *code_start;
+    void *exec;
+    struct native_stub *stubs;
+    u32 count;
+    bool full;
+    bool avx, avx512; /* of the host */
+    u32 bucket[BUCKETS];
+};
+
+/* --- the cache --- */
+
+static int map_code(struct native_cache *n, struct error *err)
+{
+    CLEANUP_CLOSE int fd = memfd_create("trapeze-stubs", MFD_CLOEXEC);
+
+    if (fd < 0)
+        return error_set_errno(err, errno, "cannot create a memory file for stubs");
+    if (ftruncate(fd, CODE_SIZE))
+        return error_set_errno(err, errno, "cannot size the memory file for stubs");
+    n->code_start = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    n->exec = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    n->stubs = mmap(NULL, STUBS_MAX * sizeof *n->stubs, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (n->code_start == MAP_FAILED || n->exec == MAP_FAILED || (void *)n->stubs == MAP_FAILED)
+        return error_set_errno(err, errno, "cannot map memory for stubs");
+    return 0;
+}
+
+void native_cache_reset(struct native_cache *n)
+{
+    n->count = 0;
+    n->full = false;
+    n->code = (struct native_code){.at = n->code_start,
+                                   .end = n->code_start + CODE_SIZE,
+                                   .to_exec = (u8 *)n->exec - n->code_start,
+                                   .avx = n->avx,
+                                   .avx512 = n->avx512};
+    memset(n->bucket, 0xff, sizeof n->bucket);
+}
+
+struct native_cache *native_cache_new(const struct cpuid_table *cpuid, struct error *err)
+{
+    struct native_cache *n = aligned_alloc(64, ALIGN_UP(sizeof *n, 64ul));
+
+    if (!n) {
+        error_set(err, ENOMEM, "cannot allocate the stub cache");
+        return NULL;
+    }
+    memset(n, 0, sizeof *n);
+    n->cpuid = cpuid;
+    n->code_start = n->exec = MAP_FAILED;
+    n->stubs = MAP_FAILED;
+    /* __builtin_cpu_supports() also asks whether the system enables the registers. */
+    n->avx = __builtin_cpu_supports("avx");
+    n->avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+    if (map_code(n, err)) {
+        native_cache_free(n);
+        return NULL;
+    }
+    native_cache_reset(n);
+    return n;
+}
+
+void native_cache_free(struct native_cache *n)
+{
+    if (!n)
+        return;
+    if (n->code_start != MAP_FAILED)
+        munmap(n->code_start, CODE_SIZE);
+    if (n->exec != MAP_FAILED)
+        munmap(n->exec, CODE_SIZE);
+    if ((void *)n->stubs != MAP_FAILED)
+        munmap(n->stubs, STUBS_MAX * sizeof *n->stubs);
+    free(n);
+}
+
+bool native_cache_full(const struct native_cache *n)
+{
+    return n->full;
+}
+
+bool native_uses_flags(const struct native_stub *stub)
+{
+    return stub->flags;
+}
+
+u8 *native_bounce(struct native_cache *n, u64 la)
+{
+    u8 *at = n->bounce + 64 + (la & 63);
+
+    memset(at, 0, NATIVE_OPERAND_MAX);
+    return at;
+}
+
+/* --- what may run natively: only what is listed here --- */
+
+static bool is_vector_extension(ZydisISAExt ext)
+{
+    switch (ext) {
+    case ZYDIS_ISA_EXT_X87:
+    case ZYDIS_ISA_EXT_MMX:
+    case ZYDIS_ISA_EXT_SSE:
+    case ZYDIS_ISA_EXT_SSE2:
+    case ZYDIS_ISA_EXT_SSE3:
+    case ZYDIS_ISA_EXT_SSSE3:
+    case ZYDIS_ISA_EXT_SSE4:
+    case ZYDIS_ISA_EXT_SSE4A:
+    case ZYDIS_ISA_EXT_AES:
+    case ZYDIS_ISA_EXT_PCLMULQDQ:
+    case ZYDIS_ISA_EXT_SHA:
+    case ZYDIS_ISA_EXT_GFNI:
+    case ZYDIS_ISA_EXT_AVX:
+    case ZYDIS_ISA_EXT_AVX2:
+    case ZYDIS_ISA_EXT_AVX2GATHER:
+    case ZYDIS_ISA_EXT_AVXAES:
+    case ZYDIS_ISA_EXT_AVX_VNNI:
+    case ZYDIS_ISA_EXT_FMA:
+    case ZYDIS_ISA_EXT_F16C:
+    case ZYDIS_ISA_EXT_VAES:
+    case ZYDIS_ISA_EXT_VPCLMULQDQ:
+    case ZYDIS_ISA_EXT_AVX512EVEX:
+    case ZYDIS_ISA_EXT_AVX512VEX: return true;
+    default: return false;
+    }
+}
+
+/*
+ * Base instructions that compute on general registers. In 64-bit mode, where stubs run, some of the
+ * one-byte opcodes mean something else or nothing, so of those only what a 64-bit guest uses.
+ */
+static bool is_plain_base(const ZydisDecodedInstruction *insn)
+{
+    if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+        ((insn->opcode & 0xf0) == 0x40 || insn->opcode == 0x63 || insn->opcode == 0x82))
+        return false;
+    switch (insn->meta.category) {
+    case ZYDIS_CATEGORY_BINARY:
+    case ZYDIS_CATEGORY_LOGICAL:
+    case ZYDIS_CATEGORY_SHIFT:
+    case ZYDIS_CATEGORY_ROTATE:
+    case ZYDIS_CATEGORY_CMOV:
+    case ZYDIS_CATEGORY_SETCC:
+    case ZYDIS_CATEGORY_CONVERT: return true;
+    case ZYDIS_CATEGORY_BITBYTE:
+        /* BT and its kin with a register offset reach beyond their operand. */
+        return (insn->attributes & ZYDIS_ATTRIB_HAS_MODRM) &&
+               (insn->raw.modrm.mod == 3 || insn->raw.imm[0].size || insn->mnemonic == ZYDIS_MNEMONIC_BSF ||
+                insn->mnemonic == ZYDIS_MNEMONIC_BSR);
+    default: break;
+    }
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_CLC:
+    case ZYDIS_MNEMONIC_STC:
+    case ZYDIS_MNEMONIC_CMC:
+    case ZYDIS_MNEMONIC_MOVZX:
+    case ZYDIS_MNEMONIC_MOVSX:
+    case ZYDIS_MNEMONIC_MOVSXD:
+    case ZYDIS_MNEMONIC_BSWAP: return true;
+    default: return false;
+    }
+}
+
+static bool is_plain_gpr(const ZydisDecodedInstruction *insn)
+{
+    switch (insn->meta.isa_ext) {
+    case ZYDIS_ISA_EXT_BMI1:
+    case ZYDIS_ISA_EXT_BMI2:
+    case ZYDIS_ISA_EXT_LZCNT:
+    case ZYDIS_ISA_EXT_ADOX_ADCX:
+    case ZYDIS_ISA_EXT_MOVBE:
+    case ZYDIS_ISA_EXT_RDRAND:
+    case ZYDIS_ISA_EXT_RDSEED:
+    case ZYDIS_ISA_EXT_PAUSE: return true;
+    case ZYDIS_ISA_EXT_BASE: return is_plain_base(insn);
+    default: return false;
+    }
+}
+
+static bool is_allowed(const ZydisDecodedInstruction *insn)
+{
+    if (insn->attributes & ZYDIS_ATTRIB_HAS_LOCK)
+        return false;
+    if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+        insn->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX && insn->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
+        return false;
+    if (insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE || insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64)
+        return false;
+    return is_vector_extension(insn->meta.isa_ext) || is_plain_gpr(insn);
+}
+
+static bool is_x87(const ZydisDecodedInstruction *insn)
+{
+    return insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->meta.isa_set == ZYDIS_ISA_SET_SSE3X87;
+}
+
+static enum native_unit unit_of(const ZydisDecodedInstruction *insn, const struct native_regs *r)
+{
+    if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || insn->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX)
+        return NATIVE_UNIT_AVX512;
+    if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+        return is_vector_extension(insn->meta.isa_ext) ? NATIVE_UNIT_AVX : NATIVE_UNIT_VEX_GPR;
+    if (insn->mnemonic == ZYDIS_MNEMONIC_FWAIT)
+        return NATIVE_UNIT_X87_WAIT;
+    if (is_x87(insn))
+        return NATIVE_UNIT_X87;
+    if (r->vec || insn->meta.isa_set == ZYDIS_ISA_SET_SSEMXCSR)
+        return NATIVE_UNIT_SSE;
+    return r->mm || insn->mnemonic == ZYDIS_MNEMONIC_EMMS ? NATIVE_UNIT_MMX : NATIVE_UNIT_GPR;
+}
+
+/* --- the state that a unit needs --- */
+
+struct unit_rule {
+    u64 cr0_mask, cr0_value; /* else */
+    u64 cr4, xcr0;           /* all of these */
+    bool protected;          /* and not virtual-8086 */
+};
+
+static const struct unit_rule rules[NATIVE_UNIT_COUNT] = {
+    [NATIVE_UNIT_VEX_GPR] = {.protected = true},
+    [NATIVE_UNIT_X87] = {.cr0_mask = X86_CR0_EM | X86_CR0_TS},
+    [NATIVE_UNIT_X87_WAIT] = {.cr0_mask = X86_CR0_TS}, /* the exact rule is in the slow path */
+    [NATIVE_UNIT_MMX] = {.cr0_mask = X86_CR0_EM | X86_CR0_TS},
+    [NATIVE_UNIT_SSE] = {.cr0_mask = X86_CR0_EM | X86_CR0_TS, .cr4 = X86_CR4_OSFXSR},
+    [NATIVE_UNIT_AVX] = {.cr0_mask = X86_CR0_TS,
+                         .cr4 = X86_CR4_OSXSAVE,
+                         .xcr0 = X86_XCR0_SSE | X86_XCR0_AVX,
+                         .protected = true},
+    [NATIVE_UNIT_AVX512] = {.cr0_mask = X86_CR0_TS,
+                            .cr4 = X86_CR4_OSXSAVE,
+                            .xcr0 = X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512,
+                            .protected = true},
+};
+
+/* Some condition does not hold: raises the exception it gives, if any. */
+static NOINLINE void refuse_unit(struct soft_cpu *c, enum native_unit unit)
+{
+    const struct unit_rule *rule = &rules[unit];
+    const struct x86_state *s = c->s;
+
+    if (rule->protected && (!x86_protected(s) || x86_v8086(s)))
+        soft_ud(c);
+    if ((s->cr4 & rule->cr4) != rule->cr4 || (s->xcr0 & rule->xcr0) != rule->xcr0)
+        soft_ud(c);
+    if (unit == NATIVE_UNIT_X87_WAIT) {
+        if ((s->cr0 & (X86_CR0_MP | X86_CR0_TS)) == (X86_CR0_MP | X86_CR0_TS))
+            soft_raise(c, X86_NM);
+        return;
+    }
+    if ((s->cr0 & rule->cr0_mask & X86_CR0_EM) && unit != NATIVE_UNIT_X87)
+        soft_ud(c);
+    if (s->cr0 & rule->cr0_mask)
+        soft_raise(c, X86_NM);
+}
+
+void native_check_unit(struct soft_cpu *c, const struct native_stub *stub)
+{
+    const struct unit_rule *rule = &rules[stub->unit];
+    const struct x86_state *s = c->s;
+
+    if (unlikely((s->cr0 & rule->cr0_mask) || (rule->cr4 & ~s->cr4) || (rule->xcr0 & ~s->xcr0) ||
+                 (rule->protected && (!x86_protected(s) || x86_v8086(s)))))
+        refuse_unit(c, stub->unit);
+    if (unlikely((stub->x87 || stub->mmx) && (s->fpu.fsw & X87_FSW_ES)))
+        soft_raise(c, X86_MF);
+}
+
+/* --- running --- */
+
+static NORETURN void raise_trap(struct soft_cpu *c)
+{
+    unsigned trap = native_last_trap();
+
+    switch (trap) {
+    case X86_GP:
+    case X86_SS_: soft_gp0(c);
+    case X86_XM:
+        if (!(c->s->cr4 & X86_CR4_OSXMMEXCPT))
+            soft_ud(c);
+        soft_raise(c, X86_XM);
+    case X86_DE:
+    case X86_UD:
+    case X86_MF: soft_raise(c, (enum x86_vector)trap);
+    default: BUG();
+    }
+}
+
+static bool call(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+{
+    bool faulted;
+
+    native_set_running(stub);
+    faulted = stub->code(c->s, mem);
+    native_set_running(NULL);
+    return faulted;
+}
+
+/* MMX instructions make TOP 0 and every register valid (SDM vol. 1, 9.5.1); undone on a fault. */
+static bool call_mmx(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+{
+    struct x86_fpu *f = &c->s->fpu;
+    unsigned top = x87_top(f);
+
+    x87_set_top(f, 0);
+    if (call(c, stub, mem)) {
+        x87_set_top(f, top);
+        return true;
+    }
+    f->ftw = 0xff;
+    return false;
+}
+
+void native_execute(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+{
+    if (unlikely(stub->mmx ? call_mmx(c, stub, mem) : call(c, stub, mem)))
+        raise_trap(c);
+}
+
+static void run_register(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    (void)la;
+    native_check_unit(c, stub);
+    native_execute(c, stub, NULL);
+}
+
+/* The operand is not RAM within one page: through a buffer. */
+static NOINLINE void run_bounced(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    u8 *buf = native_bounce(stub->cache, la);
+
+    if (native_reads(stub))
+        soft_read_bytes(c, la, buf, stub->mem_size);
+    native_execute(c, stub, buf);
+    if (native_writes(stub))
+        soft_write_bytes(c, la, buf, stub->mem_size);
+}
+
+static void *operand(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    void *mem = native_direct(c, la, stub->mem_size, stub->mem_access);
+
+    if (likely(mem))
+        return mem;
+    soft_probe(c, la, stub->mem_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
+    return native_direct(c, la, stub->mem_size, stub->mem_access);
+}
+
+static void run_memory(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    void *mem;
+
+    native_check_unit(c, stub);
+    mem = operand(c, stub, la);
+    if (likely(mem))
+        native_execute(c, stub, mem);
+    else
+        run_bounced(c, stub, la);
+}
+
+/* The host's idea of the last instruction and operand is replaced by the guest's. */
+static void run_x87(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    struct x86_fpu *f = &c->s->fpu;
+    u64 fdp = stub->mem_size ? la : f->fdp;
+
+    if (stub->mem_size)
+        run_memory(c, stub, la);
+    else
+        run_register(c, stub, la);
+    f->fip = c->insn_rip;
+    f->fop = stub->fop;
+    f->fdp = fdp;
+}
+
+void native_run(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    stub->run(c, stub, la);
+}
+
+/* --- making stubs --- */
+
+static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *insn,
+                                                 const ZydisDecodedOperand *ops)
+{
+    for (unsigned i = 0; i < insn->operand_count; i++)
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            return &ops[i];
+    return NULL;
+}
+
+static bool describe_memory(struct native_stub *stub, const ZydisDecodedInstruction *insn,
+                            const ZydisDecodedOperand *ops)
+{
+    const ZydisDecodedOperand *mem = memory_operand(insn, ops);
+
+    if (!mem)
+        return true;
+    if (!(insn->attributes & ZYDIS_ATTRIB_HAS_MODRM) || mem->mem.type != ZYDIS_MEMOP_TYPE_MEM || !mem->size ||
+        mem->size / 8 > NATIVE_OPERAND_MAX)
+        return false;
+    stub->mem_size = (u8)(mem->size / 8);
+    if (mem->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
+        stub->mem_access |= BIT(SOFT_READ);
+    if (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+        stub->mem_access |= BIT(SOFT_WRITE);
+    native_describe_mask(stub, insn, ops, mem);
+    return stub->mem_access;
+}
+
+/* Everything but the code. */
+static bool describe(struct native_stub *stub, const u8 *bytes, const ZydisDecodedInstruction *insn,
+                     const ZydisDecodedOperand *ops, const struct native_regs *r)
+{
+    stub->unit = unit_of(insn, r);
+    stub->mnemonic = insn->mnemonic;
+    stub->operand_width = insn->operand_width;
+    stub->run = native_control(insn);
+    if (stub->run) {
+        stub->mem_size = memory_operand(insn, ops) ? 1 : 0; /* control functions know their sizes */
+        return true;
+    }
+    if (!describe_memory(stub, insn, ops))
+        return false;
+    stub->mmx = r->mm;
+    stub->x87 = is_x87(insn);
+    stub->run = stub->mask ? native_run_masked : stub->mem_size ? run_memory : run_register;
+    if (stub->x87) {
+        stub->run = run_x87;
+        stub->fop = (u16)((insn->opcode & 7) << 8 | bytes[insn->raw.modrm.offset]);
+    }
+    return true;
+}
+
+static bool is_vsib(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
+{
+    const ZydisDecodedOperand *mem = memory_operand(insn, ops);
+
+    return mem && mem->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
+}
+
+static u32 hash_key(const struct native_stub *s)
+{
+    u32 h = 2166136261u ^ s->key_mode ^ (u32)s->key_extra << 8;
+
+    for (unsigned i = 0; i < s->key_length; i++)
+        h = (h ^ s->key[i]) * 16777619u;
+    return h ^ h >> 15;
+}
+
+static const struct native_stub *find(const struct native_cache *n, const struct native_stub *key)
+{
+    for (u32 i = n->bucket[key->hash % BUCKETS]; i != NO_STUB; i = n->stubs[i].next) {
+        const struct native_stub *s = &n->stubs[i];
+
+        if (s->hash == key->hash && s->key_length == key->key_length && s->key_mode == key->key_mode &&
+            s->key_extra == key->key_extra && !memcmp(s->key, key->key, key->key_length))
+            return s;
+    }
+    return NULL;
+}
+
+static const struct native_stub *insert(struct native_cache *n, const struct native_stub *stub)
+{
+    struct native_stub *s = &n->stubs[n->count];
+    u32 *bucket = &n->bucket[stub->hash % BUCKETS];
+
+    *s = *stub;
+    s->next = *bucket;
+    *bucket = n->count++;
+    return s;
+}
+
+/* What the encoding in 64-bit mode does not tell. */
+static void make_key(struct native_stub *stub, const ZydisDecodedInstruction *insn, const u8 *bytes,
+                     unsigned length)
+{
+    stub->key_length = (u8)length;
+    memcpy(stub->key, bytes, length);
+    stub->key_mode = (u8)insn->machine_mode;
+    stub->key_extra = (u8)(insn->operand_width >> 4 | insn->address_width);
+    stub->hash = hash_key(stub);
+}
+
+static bool build(struct native_cache *n, struct native_stub *stub, const u8 *bytes,
+                  const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops,
+                  const struct native_regs *r, const struct native_encoding *e)
+{
+    stub->cache = n;
+    if (is_vsib(insn, ops)) {
+        stub->unit = unit_of(insn, r);
+        stub->run = native_run_vsib;
+        return native_describe_vsib(stub, insn, ops);
+    }
+    if (!describe(stub, bytes, insn, ops, r))
+        return false;
+    if (native_control(insn))
+        return true;
+    if (!native_emit(&n->code, stub, e, r, insn, ops)) {
+        n->full = true;
+        return false;
+    }
+    return true;
+}
+
+const struct native_stub *native_compile(struct native_cache *n, const u8 *bytes,
+                                         const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
+{
+    struct native_stub stub = {0};
+    const struct native_stub *found;
+    struct native_encoding e;
+    struct native_regs r;
+
+    if (!is_allowed(insn) || !insn_offered(n->cpuid, insn) || !native_registers(insn, ops, &r))
+        return NULL;
+    if (is_vsib(insn, ops)) {
+        make_key(&stub, insn, bytes, insn->length);
+    } else {
+        native_encode(bytes, insn, ops, &r, &e);
+        make_key(&stub, insn, e.bytes, e.length);
+    }
+    found = find(n, &stub);
+    if (found)
+        return found;
+    if (n->count == STUBS_MAX) {
+        n->full = true;
+        return NULL;
+    }
+    if (!build(n, &stub, bytes, insn, ops, &r, &e))
+        return NULL;
+    return insert(n, &stub);
+}
