@@ -479,31 +479,46 @@ static void a_reset_ends_when_the_last_request_has_ended(void **state)
     assert_int_equal(request(f, T_IN, 1, BUFFER, 512), OK);
 }
 
+/* Two threads, as one of them may come to wait for the machine lock that the test holds. */
 struct completer {
     struct fake_disk *disk;
-    pthread_t thread;
+    pthread_mutex_t mutex; /* guards the disk */
+    pthread_t thread[2];
 };
+
+static struct block_request *execute_held(struct completer *c, int *result)
+{
+    struct block_request *r = NULL;
+    pthread_mutex_lock(&c->mutex);
+    if (!list_empty(&c->disk->held)) {
+        r = list_entry(c->disk->held.next, struct block_request, link);
+        list_remove(&r->link);
+        *result = execute(c->disk, r);
+    }
+    pthread_mutex_unlock(&c->mutex);
+    return r;
+}
 
 /* Completes what is held, but without touching the test's lock: the device is being waited for. */
 static void *complete_all(void *arg)
 {
-    struct fake_disk *d = ((struct completer *)arg)->disk;
-    while (!list_empty(&d->held)) {
-        struct block_request *r = list_entry(d->held.next, struct block_request, link);
-        list_remove(&r->link);
-        r->done(r, execute(d, r));
-    }
+    struct completer *c = arg;
+    int result = 0;
+    for (struct block_request *r; (r = execute_held(c, &result));)
+        r->done(r, result);
     return NULL;
 }
 
-/* Runs @wait, which waits for requests, while another thread completes them. */
+/* Runs @wait, which waits for requests, while other threads complete them. */
 static void with_completer(struct fixture *f, void (*wait)(struct fixture *f))
 {
-    struct completer c = {.disk = &f->disk};
-    assert_int_equal(pthread_create(&c.thread, NULL, complete_all, &c), 0);
+    struct completer c = {.disk = &f->disk, .mutex = PTHREAD_MUTEX_INITIALIZER};
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&c.thread[i], NULL, complete_all, &c), 0);
     wait(f);
     lock_drop(&f->d.lock);
-    pthread_join(c.thread, NULL);
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(c.thread[i], NULL);
     lock_acquire(&f->d.lock);
 }
 
