@@ -410,6 +410,9 @@ static int base_write(struct apic *a, u64 value)
 /* Bits of the x2APIC register @reg that a write may set; 0 when a write of anything but 0 faults. */
 static u32 x2_writable(u32 reg)
 {
+    /* Delivery status and remote IRR are read-only, not reserved: Linux writes them as ones. */
+    if (reg == APIC_LVT_LINT0 || reg == APIC_LVT_LINT1)
+        return lvt_writable[apic_lvt_index(reg)] | BIT(12) | BIT(14);
     if (is_lvt(reg))
         return lvt_writable[apic_lvt_index(reg)] | BIT(12);
     switch (reg) {

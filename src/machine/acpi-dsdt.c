@@ -183,7 +183,7 @@ static void motherboard(struct aml *a, const struct acpi_config *c)
     crs_begin(a);
     aml_io(a, PIC_ELCR_PORT, 2);
     aml_io(a, ACPI_PM_SMI_COMMAND, 2);
-    aml_io(a, ACPI_PM_BASE, ACPI_PM_SIZE);
+    aml_io(a, ACPI_PM_BASE, 0x80); /* what the LPC bridge decodes, though less is used */
     aml_memory32(a, (u32)c->ecam_base, MAP_ECAM_SIZE, true);
     crs_and_device_end(a);
 }
