@@ -7,7 +7,8 @@
  *
  * Locks: `done_lock` (LOCK_RANK_BACKEND) guards the list of completed requests and `running`. It
  * makes it possible to wait for the backend with the machine lock held: a completing thread enters
- * its request in the list before it asks for the machine lock.
+ * its request in the list before it asks for the machine lock, and only one thread at a time asks
+ * (`collecting`), so that the others get on with the requests that are waited for.
  */
 #ifndef TRAPEZE_VIRTIO_BLK_H
 #define TRAPEZE_VIRTIO_BLK_H

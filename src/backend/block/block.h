@@ -1,7 +1,10 @@
 /*
  * The host side of a disk: asynchronous reads and writes of 512-byte sectors into host buffers.
  * Requests are submitted from any thread; @done runs on one of the backend's threads or on the
- * submitter's, without locks.
+ * submitter's, without locks of the backend.
+ *
+ * done() may wait for the machine lock on one thread of a backend at a time, and the holder of that
+ * lock may meanwhile wait for the other requests of the device: a backend has at least two threads.
  */
 #ifndef TRAPEZE_BACKEND_BLOCK_BLOCK_H
 #define TRAPEZE_BACKEND_BLOCK_BLOCK_H
