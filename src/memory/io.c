@@ -13,31 +13,27 @@ void io_region_init(struct io_region *r, const char *name, const struct io_ops *
     list_init(&r->link);
 }
 
+static bool ranges_meet(u64 a, u64 a_size, u64 b, u64 b_size)
+{
+    return a_size && b_size && a < b + b_size && b < a + a_size;
+}
+
 static int map_region(struct list *map, struct io_region *r, u64 base, struct error *err)
 {
     BUG_ON(r->mapped);
-    struct list *at = map->next;
-    while (at != map && list_entry(at, struct io_region, link)->base < base)
-        at = at->next;
-    const struct io_region *next = at == map ? NULL : list_entry(at, struct io_region, link);
-    const struct io_region *prev = at->prev == map ? NULL : list_entry(at->prev, struct io_region, link);
-    const struct io_region *hit = NULL;
-    if (prev && base - prev->base < prev->size)
-        hit = prev;
-    else if (next && next->base - base < r->size)
-        hit = next;
-    if (hit)
-        return error_set(err, EBUSY, "cannot map %s at 0x%llx: %s is there", r->name,
-                         (unsigned long long)base, hit->name);
+    struct list *at = map;
+    struct io_region *other;
+    list_for_each (other, map, link) {
+        if (ranges_meet(base, r->size, other->base, other->size))
+            return error_set(err, EBUSY, "cannot map %s at 0x%llx: %s is there", r->name,
+                             (unsigned long long)base, other->name);
+        if (at == map && other->base > base)
+            at = &other->link;
+    }
     r->base = base;
     r->mapped = true;
     list_insert_before(at, &r->link);
     return 0;
-}
-
-static bool ranges_meet(u64 a, u64 a_size, u64 b, u64 b_size)
-{
-    return a_size && b_size && a < b + b_size && b < a + a_size;
 }
 
 /* RAM under the VGA window is never seen, so that window may hold regions. */

@@ -135,7 +135,8 @@ static inline u32 memory_code_gen(const struct memory *m, u64 ram_offset)
 /*
  * Dirty log, per 4 KiB page. Start marks all pages clean; fetch copies the bitmap (bit N = RAM page
  * N, (pages + 63) / 64 words) and makes dirty pages clean again. The caller makes the engines drop
- * their write mappings after each (vm_flush_tlbs()).
+ * their write mappings after each (vm_flush_tlbs()), and copies pages only then: a write that went
+ * through an old mapping is not reported a second time.
  */
 void memory_dirty_log_start(struct memory *m);
 void memory_dirty_log_stop(struct memory *m);
