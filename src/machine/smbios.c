@@ -53,7 +53,7 @@ static u8 *begin(struct builder *b, u8 type, u8 len, u16 handle)
 /* Strings follow the formatted area in the order of their numbers; returns the number. */
 static u8 string(struct builder *b, const char *text)
 {
-    append(b, text, (u32)strnlen(text, 64));
+    append(b, text, (u32)MIN(strlen(text), (size_t)64));
     append(b, "", 1);
     return ++b->strings;
 }

@@ -11,6 +11,7 @@
 
 #include "base/lock.h"
 
+#ifndef NDEBUG
 /* Does @act end in BUG() (SIGABRT)? Tried in a child, whose complaint is not shown. */
 static bool is_a_bug(void (*act)(void))
 {
@@ -61,7 +62,6 @@ static void drop_a_foreign_lock(void)
     lock_drop(&l);
 }
 
-#ifndef NDEBUG
 static void order_of_ranks_is_checked(void **state)
 {
     assert_false(is_a_bug(rising));
