@@ -1,0 +1,280 @@
+/*
+ * isa: compares an engine with the host CPU, instruction by instruction.
+ *
+ *     isa [--engine NAME] [--mode 64|32] [--enumerate N] [--random N] [--seed S] [--list FILE]
+ *         [--only MNEMONIC] [--verbose]
+ *
+ * --enumerate N runs every form N times alone; --random N runs N random instructions in streams.
+ * --list writes which mnemonics were covered and which are left out, and why. Each difference is
+ * printed with what is needed to run it again (--seed). Exit status 1 when there was a difference or
+ * a mnemonic without a case.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "isa.h"
+#include "soft/native.h"
+
+struct options {
+    const char *engine, *list, *only;
+    bool mode32, verbose;
+    u32 enumerate;
+    u64 random, seed;
+};
+
+struct run {
+    const struct options *opt;
+    struct isa_generator *gen;
+    struct isa_guest *guest;
+    struct isa_batch *batch;
+    ZydisDecoder decoder;
+    ZydisFormatter formatter;
+    u64 cases, instructions, differences, hangs;
+    u32 by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+};
+
+static const char *const gpr_names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+static void print_code(const struct run *r, const struct isa_case *c)
+{
+    u64 rip = c->in.rip;
+    for (u32 at = 0; at < c->len;) {
+        ZydisDecodedInstruction insn;
+        ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&r->decoder, c->code + at, c->len - at, &insn, ops)))
+            break;
+        char text[128];
+        ZydisFormatterFormatInstruction(&r->formatter, &insn, ops, insn.operand_count_visible, text, sizeof text,
+                                        rip + at, NULL);
+        printf("    %8llx  ", (unsigned long long)(rip + at));
+        for (unsigned i = 0; i < insn.length; i++)
+            printf("%02x", c->code[at + i]);
+        printf("  %s\n", text);
+        at += insn.length;
+    }
+}
+
+static void differ(bool print, bool *different, const char *what, u64 host, u64 ours, u64 start)
+{
+    if (host == ours)
+        return;
+    *different = true;
+    if (print)
+        printf("      %-8s host %016llx  ours %016llx  start %016llx\n", what, (unsigned long long)host,
+               (unsigned long long)ours, (unsigned long long)start);
+}
+
+static void differ_bytes(bool print, bool *different, const char *what, int n, const u8 *host, const u8 *ours,
+                         const u8 *start, unsigned len)
+{
+    for (unsigned i = 0; i < len; i += 8) {
+        u64 h = 0, o = 0, s = 0;
+        unsigned part = MIN(8u, len - i);
+        memcpy(&h, host + i, part);
+        memcpy(&o, ours + i, part);
+        memcpy(&s, start + i, part);
+        char name[32];
+        (void)snprintf(name, sizeof name, "%s%d+%u", what, n, i);
+        differ(print, different, name, h, o, s);
+    }
+}
+
+static bool compare(const struct run *r, const struct isa_case *c, const struct isa_result *host,
+                    const struct isa_result *ours, bool print)
+{
+    const struct isa_state *h = &host->out, *o = &ours->out, *s = &c->in;
+    bool d = false;
+    differ(print, &d, "vector", h->vector, o->vector, 0);
+    if (h->vector == 14 || h->vector == 13 || h->vector == 12)
+        differ(print, &d, "error", h->error, o->error, 0);
+    if (h->vector == 14)
+        differ(print, &d, "cr2", h->cr2, o->cr2, 0);
+    differ(print, &d, "rip", h->rip, o->rip, s->rip);
+    u64 flags = ~c->flags_undefined & ~X86_RF;
+    differ(print, &d, "rflags", h->rflags & flags, o->rflags & flags, s->rflags & flags);
+    for (int i = 0; i < 16; i++)
+        differ(print, &d, gpr_names[i], h->gpr[i], o->gpr[i], s->gpr[i]);
+    differ(print, &d, "fcw", h->fcw, o->fcw, s->fcw);
+    differ(print, &d, "fsw", h->fsw, o->fsw, s->fsw);
+    differ(print, &d, "ftw", h->ftw, o->ftw, s->ftw);
+    differ(print, &d, "mxcsr", h->mxcsr, o->mxcsr, s->mxcsr);
+    for (int i = 0; i < 8; i++) {
+        differ_bytes(print, &d, "st", i, h->st[i], o->st[i], s->st[i], 10);
+        differ(print, &d, "k", h->k[i], o->k[i], s->k[i]);
+    }
+    for (int i = 0; i < (native_xfeatures() & 0x80 ? 32 : 16); i++)
+        differ_bytes(print, &d, "zmm", i, h->vec[i], o->vec[i], s->vec[i], 64);
+    if (memcmp(host->data, ours->data, ISA_DATA_SIZE) != 0) {
+        static u8 start[ISA_DATA_SIZE];
+        isa_case_data(r->batch, c, start);
+        unsigned shown = 0;
+        for (u32 i = 0; i < ISA_DATA_SIZE && shown < 4; i += 8)
+            if (memcmp(host->data + i, ours->data + i, 8) != 0)
+                differ_bytes(print, &d, "memory", (int)i, host->data + i, ours->data + i, start + i, 8), shown++;
+    }
+    return !d;
+}
+
+static void report(struct run *r, const struct isa_case *c, const struct isa_result *host,
+                   const struct isa_result *ours)
+{
+    r->differences++;
+    u32 *seen = &r->by_mnemonic[c->mnemonic];
+    if ((*seen)++ >= (r->opt->verbose ? 20 : 2) || r->differences > 400)
+        return;
+    printf("  difference in %s\n", c->mnemonic ? ZydisMnemonicGetString(c->mnemonic) : "a stream");
+    print_code(r, c);
+    compare(r, c, host, ours, true);
+}
+
+static void flush_batch(struct run *r)
+{
+    u32 at;
+    if (!native_batch(r->batch, &at)) {
+        printf("  the host's child died or hung in:\n");
+        print_code(r, &r->batch->cases[at]);
+        r->hangs++;
+        r->batch->count = at; /* those before it have results */
+    }
+    static struct isa_result ours;
+    for (u32 i = 0; i < r->batch->count; i++) {
+        const struct isa_case *c = &r->batch->cases[i];
+        isa_guest_run(r->guest, r->batch, c, &ours);
+        if (!compare(r, c, &r->batch->results[i], &ours, false))
+            report(r, c, &r->batch->results[i], &ours);
+    }
+    r->cases += r->batch->count;
+    r->batch->count = 0;
+    isa_generate_data(r->gen, r->batch);
+}
+
+static struct isa_case *next_case(struct run *r)
+{
+    if (r->batch->count == ISA_BATCH)
+        flush_batch(r);
+    return &r->batch->cases[r->batch->count];
+}
+
+static void enumerate(struct run *r)
+{
+    for (u32 n = 0; n < isa_form_count(r->gen); n++)
+        for (u32 i = 0; i < r->opt->enumerate; i++) {
+            struct isa_case *c = next_case(r);
+            if (!isa_generate(r->gen, n, c))
+                continue;
+            if (r->opt->only && strcmp(ZydisMnemonicGetString(c->mnemonic), r->opt->only) != 0)
+                continue;
+            r->batch->count++;
+            r->instructions++;
+        }
+    flush_batch(r);
+}
+
+static void randomised(struct run *r)
+{
+    for (u64 done = 0; done < r->opt->random; done += 8) {
+        struct isa_case *c = next_case(r);
+        isa_generate_stream(r->gen, 8, c);
+        r->batch->count++;
+        r->instructions += 8;
+    }
+    flush_batch(r);
+}
+
+struct listing {
+    FILE *out;
+    u32 covered, uncovered;
+};
+
+static void list_mnemonic(ZydisMnemonic m, u64 cases, void *arg)
+{
+    struct listing *l = arg;
+    if (cases)
+        l->covered++;
+    else
+        l->uncovered++;
+    if (!cases)
+        printf("  no case for %s\n", ZydisMnemonicGetString(m));
+    if (l->out)
+        (void)fprintf(l->out, "%-20s %llu\n", ZydisMnemonicGetString(m), (unsigned long long)cases);
+}
+
+static u32 list_coverage(struct run *r)
+{
+    struct listing l = {.out = r->opt->list ? fopen(r->opt->list, "w") : NULL};
+    isa_coverage(r->gen, list_mnemonic, &l);
+    if (l.out) {
+        for (int m = 1; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+            if (isa_exclusion((ZydisMnemonic)m))
+                (void)fprintf(l.out, "%-20s left out: %s\n", ZydisMnemonicGetString((ZydisMnemonic)m),
+                              isa_exclusion((ZydisMnemonic)m));
+        (void)fclose(l.out);
+    }
+    printf("%u mnemonics covered, %u without a case\n", l.covered, l.uncovered);
+    return l.uncovered;
+}
+
+static void parse_options(struct options *o, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
+        if (!strcmp(a, "--engine"))
+            o->engine = v, i++;
+        else if (!strcmp(a, "--mode"))
+            o->mode32 = !strcmp(v, "32"), i++;
+        else if (!strcmp(a, "--enumerate"))
+            o->enumerate = (u32)strtoul(v, NULL, 0), i++;
+        else if (!strcmp(a, "--random"))
+            o->random = strtoull(v, NULL, 0), i++;
+        else if (!strcmp(a, "--seed"))
+            o->seed = strtoull(v, NULL, 0), i++;
+        else if (!strcmp(a, "--list"))
+            o->list = v, i++;
+        else if (!strcmp(a, "--only"))
+            o->only = v, i++;
+        else if (!strcmp(a, "--verbose"))
+            o->verbose = true;
+        else {
+            (void)fprintf(stderr, "isa: unknown option '%s'\n", a);
+            exit(2);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct options opt = {.engine = "interpret", .enumerate = 0, .seed = clock_host_ns()};
+    parse_options(&opt, argc, argv);
+    (void)setvbuf(stdout, NULL, _IOLBF, 0);
+    printf("engine %s, %d-bit code, seed %llu\n", opt.engine, opt.mode32 ? 32 : 64, (unsigned long long)opt.seed);
+
+    static struct run r;
+    struct error err = {0};
+    struct cpuid_table cpuid;
+    r.opt = &opt;
+    r.batch = native_start();
+    if (cpuid_build(&cpuid, "host", 1, clock_tsc_khz(), &err) != 0 || native_install_signals(&err) != 0) {
+        (void)fprintf(stderr, "isa: %s\n", err.text);
+        return 2;
+    }
+    r.gen = isa_generator_new(&cpuid, opt.mode32, false, opt.seed);
+    r.guest = isa_guest_new(&interpret_engine, &cpuid);
+    ZydisDecoderInit(&r.decoder, opt.mode32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
+                     opt.mode32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    ZydisFormatterInit(&r.formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    isa_generate_data(r.gen, r.batch);
+    printf("%u forms\n", isa_form_count(r.gen));
+
+    enumerate(&r);
+    randomised(&r);
+    u32 uncovered = opt.enumerate && !opt.only ? list_coverage(&r) : 0;
+    printf("%llu cases, %llu instructions, %llu differences, %llu hangs\n", (unsigned long long)r.cases,
+           (unsigned long long)r.instructions, (unsigned long long)r.differences, (unsigned long long)r.hangs);
+    native_stop();
+    isa_guest_free(r.guest);
+    isa_generator_free(r.gen);
+    return r.differences || r.hangs || uncovered ? 1 : 0;
+}
