@@ -769,11 +769,21 @@ static bool instance(struct isa_generator *g, const struct form *f, struct placi
     return false;
 }
 
+/* FS and GS belong to the thread library of the host's process. */
+static bool writes_fs_gs(const struct placing *p)
+{
+    for (unsigned i = 0; i < p->insn.operand_count; i++)
+        if (p->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && (p->ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+            (p->ops[i].reg.value == ZYDIS_REGISTER_FS || p->ops[i].reg.value == ZYDIS_REGISTER_GS))
+            return true;
+    return false;
+}
+
 static bool place(struct placing *p, const struct form *f)
 {
     struct isa_case before = *p->c;
     p->ok = instance(p->g, f, p);
-    if (p->ok && (is_far(&p->insn) || (p->stream && is_branch(&p->insn))))
+    if (p->ok && (is_far(&p->insn) || writes_fs_gs(p) || (p->stream && is_branch(&p->insn))))
         p->ok = false;
     if (p->ok)
         place_operands(p);

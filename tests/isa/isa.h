@@ -14,6 +14,7 @@
 #include <Zydis/Zydis.h>
 
 #include "cpu/engine.h"
+#include "x86/regs.h"
 #include "x86/cpuid.h"
 
 /* Linear addresses, the same on the host and in the guest. Nothing else nearby is mapped. */

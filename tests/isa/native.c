@@ -22,7 +22,6 @@
 
 #include "isa.h"
 
-#define FP_XSTATE_MAGIC1 0x46505853u
 #define SW_RESERVED 464 /* of struct _fpx_sw_bytes in the FXSAVE image */
 
 /* Shared with the child. */
@@ -152,12 +151,16 @@ static void start_case(ucontext_t *uc, u32 n)
     memcpy(code_alias + (c->in.rip - ISA_CODE), c->code, c->len);
     isa_case_data(&channel->batch, c, (u8 *)ISA_DATA);
     load_state(uc, c);
+    /* Not in the frame; the last case may have changed them, and null is of no use in 32-bit code. */
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0x2b));
 }
 
 static void handler(int signo, siginfo_t *info, void *context)
 {
     (void)signo;
     (void)info;
+    /* A handler starts with the interrupted AC flag, under which our own accesses could fault. */
+    __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() & ~(unsigned long long)X86_AC);
     ucontext_t *uc = context;
     u32 next = 0;
     if (running) {
@@ -212,8 +215,6 @@ static void child_main(void)
     static const int signals[] = {SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGBUS};
     for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
         sigaction(signals[i], &sa, NULL);
-    /* The kernel leaves these null, which compatibility mode could not use; it preserves them. */
-    __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0x2b));
     running = false;
     batch_number = atomic_load(&channel->finished);
     __builtin_trap();
