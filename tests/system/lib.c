@@ -3,7 +3,7 @@
 
 #include <stdarg.h>
 
-extern u8 stubs[], image_end[], trap_stack_top[], df_stack_top[], user_return[];
+extern u8 stubs[], image_end[], trap_stack_top[], user_return[];
 void trap_record(struct trap *t);
 void main(void);
 
@@ -184,6 +184,7 @@ static void load_tables(void)
     word base = (word)&tss;
     gdt[SEL_TSS / 8] = descriptor((u32)base, 0x67, 0x89, 0);
 #ifdef __x86_64__
+    extern u8 df_stack_top[];
     gdt[SEL_TSS / 8 + 1] = base >> 32;
     tss.rsp[0] = (word)trap_stack_top;
     tss.ist[6] = (word)df_stack_top;
