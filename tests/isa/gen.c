@@ -49,8 +49,14 @@ static u64 next(struct isa_generator *g)
     return z ^ (z >> 31);
 }
 
-static u64 below(struct isa_generator *g, u64 n) { return next(g) % n; }
-static bool chance(struct isa_generator *g, unsigned percent) { return below(g, 100) < percent; }
+static u64 below(struct isa_generator *g, u64 n)
+{
+    return next(g) % n;
+}
+static bool chance(struct isa_generator *g, unsigned percent)
+{
+    return below(g, 100) < percent;
+}
 
 /* --- what is not compared --- */
 
@@ -60,8 +66,7 @@ const char *isa_exclusion(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_SYSCALL:
     case ZYDIS_MNEMONIC_SYSENTER:
     case ZYDIS_MNEMONIC_INT:
-    case ZYDIS_MNEMONIC_INT1:
-        return "enters the host's kernel";
+    case ZYDIS_MNEMONIC_INT1: return "enters the host's kernel";
     case ZYDIS_MNEMONIC_IRET:
     case ZYDIS_MNEMONIC_IRETD:
     case ZYDIS_MNEMONIC_IRETQ:
@@ -73,27 +78,23 @@ const char *isa_exclusion(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_LES:
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS:
-    case ZYDIS_MNEMONIC_LSS:
-        return "depends on the host kernel's descriptor tables";
+    case ZYDIS_MNEMONIC_LSS: return "depends on the host kernel's descriptor tables";
     case ZYDIS_MNEMONIC_SGDT:
     case ZYDIS_MNEMONIC_SIDT:
     case ZYDIS_MNEMONIC_SLDT:
     case ZYDIS_MNEMONIC_STR:
-    case ZYDIS_MNEMONIC_SMSW:
-        return "shows the host kernel's system registers, or UMIP";
+    case ZYDIS_MNEMONIC_SMSW: return "shows the host kernel's system registers, or UMIP";
     case ZYDIS_MNEMONIC_CPUID:
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDTSCP:
     case ZYDIS_MNEMONIC_RDPID:
     case ZYDIS_MNEMONIC_RDPMC:
     case ZYDIS_MNEMONIC_RDRAND:
-    case ZYDIS_MNEMONIC_RDSEED:
-        return "gives another value each time or on each machine";
+    case ZYDIS_MNEMONIC_RDSEED: return "gives another value each time or on each machine";
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_WRFSBASE:
     case ZYDIS_MNEMONIC_RDGSBASE:
-    case ZYDIS_MNEMONIC_WRGSBASE:
-        return "the base registers belong to the host's thread library";
+    case ZYDIS_MNEMONIC_WRGSBASE: return "the base registers belong to the host's thread library";
     case ZYDIS_MNEMONIC_XGETBV:
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
@@ -110,17 +111,13 @@ const char *isa_exclusion(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_FRSTOR:
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FXRSTOR:
-    case ZYDIS_MNEMONIC_FXRSTOR64:
-        return "images hold code addresses and XCR0; has unit tests";
+    case ZYDIS_MNEMONIC_FXRSTOR64: return "images hold code addresses and XCR0; has unit tests";
     case ZYDIS_MNEMONIC_VMCALL:
-    case ZYDIS_MNEMONIC_VMMCALL:
-        return "calls the host's hypervisor";
+    case ZYDIS_MNEMONIC_VMMCALL: return "calls the host's hypervisor";
     case ZYDIS_MNEMONIC_POPF:
     case ZYDIS_MNEMONIC_POPFD:
-    case ZYDIS_MNEMONIC_POPFQ:
-        return "random TF ends the case early; has unit tests";
-    default:
-        return NULL;
+    case ZYDIS_MNEMONIC_POPFQ: return "random TF ends the case early; has unit tests";
+    default: return NULL;
     }
 }
 
@@ -147,7 +144,10 @@ struct bytes {
     u32 n;
 };
 
-static void emit(struct bytes *o, u8 byte) { o->b[o->n++] = byte; }
+static void emit(struct bytes *o, u8 byte)
+{
+    o->b[o->n++] = byte;
+}
 
 /* The register and addressing fields of an instance, before they are spread over the prefixes. */
 struct fields {
@@ -223,11 +223,13 @@ static bool wanted(const struct isa_generator *g, const ZydisDecodedInstruction 
     return g->absent || !isa_exclusion(insn->mnemonic);
 }
 
-static u64 signature(const struct form *f, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
+static u64 signature(const struct form *f, const ZydisDecodedInstruction *insn,
+                     const ZydisDecodedOperand *ops)
 {
     u64 h = insn->mnemonic;
-    const u8 parts[] = {f->encoding, f->map, f->pp, f->w, f->l, f->opcode, f->mem,
-                        f->broadcast, f->mask, f->zeroing, f->lock, insn->operand_width, insn->length};
+    const u8 parts[] = {f->encoding, f->map,       f->pp,   f->w,       f->l,    f->opcode,
+                        f->mem,      f->broadcast, f->mask, f->zeroing, f->lock, insn->operand_width,
+                        insn->length};
     for (unsigned i = 0; i < sizeof parts; i++)
         h = (h ^ parts[i]) * 0x100000001b3ull;
     for (unsigned i = 0; i < insn->operand_count; i++)
@@ -293,11 +295,13 @@ static void try_modrm(struct isa_generator *g, struct seen *seen, struct form f)
     for (f.reg = 0; f.reg < 8; f.reg++) {
         f.mem = true;
         f.rm = 4;
-        try_form(g, seen, &(struct form){f.encoding, f.map, f.pp, f.w, f.l, f.opcode, f.reg, f.rm, true, true,
-                                         f.broadcast, f.mask, f.zeroing, f.lock, 0});
+        try_form(g, seen,
+                 &(struct form){f.encoding, f.map, f.pp, f.w, f.l, f.opcode, f.reg, f.rm, true, true,
+                                f.broadcast, f.mask, f.zeroing, f.lock, 0});
         for (u8 rm = 0; rm < 8; rm++)
-            try_form(g, seen, &(struct form){f.encoding, f.map, f.pp, f.w, f.l, f.opcode, f.reg, rm, true, false,
-                                             f.broadcast, f.mask, f.zeroing, f.lock, 0});
+            try_form(g, seen,
+                     &(struct form){f.encoding, f.map, f.pp, f.w, f.l, f.opcode, f.reg, rm, true, false,
+                                    f.broadcast, f.mask, f.zeroing, f.lock, 0});
     }
 }
 
@@ -406,14 +410,34 @@ void isa_generator_free(struct isa_generator *g)
     free(g);
 }
 
-u32 isa_form_count(const struct isa_generator *g) { return g->count; }
+u32 isa_form_count(const struct isa_generator *g)
+{
+    return g->count;
+}
 
 /* --- state --- */
 
 static u64 interesting(struct isa_generator *g)
 {
-    static const u64 edges[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000,
-                                0xffffffff, 0x7fffffffffffffff, 0x8000000000000000, ~0ull, 63, 64, 31, 32};
+    static const u64 edges[] = {0,
+                                1,
+                                2,
+                                0x7f,
+                                0x80,
+                                0xff,
+                                0x7fff,
+                                0x8000,
+                                0xffff,
+                                0x7fffffff,
+                                0x80000000,
+                                0xffffffff,
+                                0x7fffffffffffffff,
+                                0x8000000000000000,
+                                ~0ull,
+                                63,
+                                64,
+                                31,
+                                32};
     switch (below(g, 4)) {
     case 0: return edges[below(g, ARRAY_SIZE(edges))];
     case 1: return below(g, 256);
@@ -426,9 +450,22 @@ static u64 interesting(struct isa_generator *g)
 static u64 vector_element(struct isa_generator *g)
 {
     static const u64 special[] = {
-        0, 0x8000000000000000, 0x3ff0000000000000, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000,
-        0x7ff0000000000001, 0x0000000000000001, 0x3f8000003f800000, 0x7f800000ff800000, 0x7fc000007f800001,
-        0x0000000180000000, 0x41dfffffffc00000, 0x43e0000000000000, 0x4f0000004f000000, 0x3c003c003c003c00,
+        0,
+        0x8000000000000000,
+        0x3ff0000000000000,
+        0x7ff0000000000000,
+        0xfff0000000000000,
+        0x7ff8000000000000,
+        0x7ff0000000000001,
+        0x0000000000000001,
+        0x3f8000003f800000,
+        0x7f800000ff800000,
+        0x7fc000007f800001,
+        0x0000000180000000,
+        0x41dfffffffc00000,
+        0x43e0000000000000,
+        0x4f0000004f000000,
+        0x3c003c003c003c00,
     };
     switch (below(g, 4)) {
     case 0: return special[below(g, ARRAY_SIZE(special))];
@@ -573,8 +610,6 @@ static u64 target_address(struct isa_generator *g, unsigned size)
     return next(g);
 }
 
-static bool rsp_based(ZydisRegister r) { return r == ZYDIS_REGISTER_RSP || r == ZYDIS_REGISTER_ESP; }
-
 static void place_vsib(struct placing *p, const ZydisDecodedOperand *op, u64 target)
 {
     i8 vec = ZydisRegisterGetId(op->mem.index);
@@ -657,7 +692,10 @@ static void patch_window(struct placing *p, u64 address, u64 value)
         p->c->patch[p->c->patches++] = (struct isa_patch){(u32)offset, value};
 }
 
-static u64 code_target(struct isa_generator *g) { return ISA_CODE + below(g, PAGE_SIZE); }
+static u64 code_target(struct isa_generator *g)
+{
+    return ISA_CODE + below(g, PAGE_SIZE);
+}
 
 /* Targets of near branches mostly lie in the code page, where everything else is INT3. */
 static void place_branch(struct placing *p, u64 target)
@@ -681,19 +719,22 @@ static void place_branch(struct placing *p, u64 target)
 
 static bool is_bit_test(ZydisMnemonic m)
 {
-    return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR || m == ZYDIS_MNEMONIC_BTC;
+    return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR ||
+           m == ZYDIS_MNEMONIC_BTC;
 }
 
 /* Values that make an instruction do more than fault. */
 static void place_values(struct placing *p)
 {
-    if ((p->insn.mnemonic == ZYDIS_MNEMONIC_DIV || p->insn.mnemonic == ZYDIS_MNEMONIC_IDIV) && chance(p->g, 70))
+    if ((p->insn.mnemonic == ZYDIS_MNEMONIC_DIV || p->insn.mnemonic == ZYDIS_MNEMONIC_IDIV) &&
+        chance(p->g, 70))
         set_gpr(p, X86_RDX, below(p->g, 8));
     if (is_bit_test(p->insn.mnemonic) && p->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
         p->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && chance(p->g, 90) &&
         gpr_number(p->ops[1].reg.value) != gpr_number(p->ops[0].mem.base))
         set_gpr(p, gpr_number(p->ops[1].reg.value), below(p->g, 2048));
-    if ((p->insn.mnemonic == ZYDIS_MNEMONIC_LEAVE || p->insn.mnemonic == ZYDIS_MNEMONIC_ENTER) && chance(p->g, 90))
+    if ((p->insn.mnemonic == ZYDIS_MNEMONIC_LEAVE || p->insn.mnemonic == ZYDIS_MNEMONIC_ENTER) &&
+        chance(p->g, 90))
         set_gpr(p, X86_RBP, ISA_DATA + 0x1000 + 8 * below(p->g, 64));
 }
 
@@ -755,7 +796,8 @@ static bool instance(struct isa_generator *g, const struct form *f, struct placi
         if (tries >= 12)
             v.vvvv = 0;
         if (tries >= 16)
-            v.reg = f->reg | (tries & 1 ? 3 : 0), v.rm = f->mem ? 4 : f->rm, v.sib = f->mem, v.index = 1, v.mod = f->mem ? 0 : 3;
+            v.reg = f->reg | (tries & 1 ? 3 : 0), v.rm = f->mem ? 4 : f->rm, v.sib = f->mem, v.index = 1,
+            v.mod = f->mem ? 0 : 3;
         encode(g, f, &v, &p->o);
         if (v.sib && f->has_modrm && v.mod != 3 && tries < 16)
             for (u32 i = 2; i < p->o.n; i++) /* base: the byte behind ModRM */
@@ -773,7 +815,8 @@ static bool instance(struct isa_generator *g, const struct form *f, struct placi
 static bool writes_fs_gs(const struct placing *p)
 {
     for (unsigned i = 0; i < p->insn.operand_count; i++)
-        if (p->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && (p->ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+        if (p->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            (p->ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
             (p->ops[i].reg.value == ZYDIS_REGISTER_FS || p->ops[i].reg.value == ZYDIS_REGISTER_GS))
             return true;
     return false;
@@ -834,7 +877,8 @@ void isa_generate_stream(struct isa_generator *g, unsigned length, struct isa_ca
     }
 }
 
-void isa_coverage(const struct isa_generator *g, void (*visit)(ZydisMnemonic m, u64 cases, void *arg), void *arg)
+void isa_coverage(const struct isa_generator *g, void (*visit)(ZydisMnemonic m, u64 cases, void *arg),
+                  void *arg)
 {
     for (u32 i = 0; i < g->present_count; i++)
         visit(g->present[i], g->cases[g->present[i]], arg);

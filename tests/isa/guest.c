@@ -42,12 +42,27 @@ struct isa_guest {
 };
 
 /* An interrupt controller that never interrupts. */
-static int chip_ack(struct irqchip *chip, struct vcpu *vcpu) { return -1; }
-static u8 chip_get_cr8(struct irqchip *chip, struct vcpu *vcpu) { return 0; }
+static int chip_ack(struct irqchip *chip, struct vcpu *vcpu)
+{
+    return -1;
+}
+static u8 chip_get_cr8(struct irqchip *chip, struct vcpu *vcpu)
+{
+    return 0;
+}
 static void chip_set_cr8(struct irqchip *chip, struct vcpu *vcpu, u8 value) {}
-static u64 chip_apic_page(struct irqchip *chip, struct vcpu *vcpu) { return ~0ull; }
-static int chip_msr_read(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 *value) { return -1; }
-static int chip_msr_write(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 value) { return -1; }
+static u64 chip_apic_page(struct irqchip *chip, struct vcpu *vcpu)
+{
+    return ~0ull;
+}
+static int chip_msr_read(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 *value)
+{
+    return -1;
+}
+static int chip_msr_write(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 value)
+{
+    return -1;
+}
 static void chip_vcpu_reset(struct irqchip *chip, struct vcpu *vcpu, bool init) {}
 
 static const struct irqchip_ops no_interrupts = {
@@ -102,7 +117,8 @@ static void build_tables(struct isa_guest *g)
     for (u64 v = 0; v < 256; v++) {
         u64 stub = PA_STUBS + 16 * v;
         u64 dpl = v == 3 || v == 4 ? 3 : 0;
-        put_physical(g, PA_IDT + 16 * v, (stub & 0xffff) | 0x10 << 16 | (0x8e00ull | dpl << 13) << 32 | (stub >> 16) << 48);
+        put_physical(g, PA_IDT + 16 * v,
+                     (stub & 0xffff) | 0x10 << 16 | (0x8e00ull | dpl << 13) << 32 | (stub >> 16) << 48);
         put_physical(g, PA_IDT + 16 * v + 8, 0);
         put_physical(g, stub, 0xf4f4f4f4f4f4f4f4ull); /* HLT */
     }
@@ -223,7 +239,8 @@ static void store_state(struct isa_guest *g, struct isa_state *out)
     memcpy(out->k, s->fpu.k, sizeof out->k);
 }
 
-void isa_guest_run(struct isa_guest *g, const struct isa_batch *b, const struct isa_case *c, struct isa_result *out)
+void isa_guest_run(struct isa_guest *g, const struct isa_batch *b, const struct isa_case *c,
+                   struct isa_result *out)
 {
     u8 page[ISA_DATA_SIZE];
     memset(page, 0xcc, PAGE_SIZE);

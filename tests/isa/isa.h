@@ -14,8 +14,8 @@
 #include <Zydis/Zydis.h>
 
 #include "cpu/engine.h"
-#include "x86/regs.h"
 #include "x86/cpuid.h"
+#include "x86/regs.h"
 
 /* Linear addresses, the same on the host and in the guest. Nothing else nearby is mapped. */
 #define ISA_CODE 0x10000000ull /* one page, read and execute, filled with INT3 */
@@ -88,7 +88,8 @@ u64 native_xfeatures(void);
 struct isa_guest;
 struct isa_guest *isa_guest_new(const struct engine_ops *engine, const struct cpuid_table *cpuid);
 void isa_guest_free(struct isa_guest *g);
-void isa_guest_run(struct isa_guest *g, const struct isa_batch *b, const struct isa_case *c, struct isa_result *out);
+void isa_guest_run(struct isa_guest *g, const struct isa_batch *b, const struct isa_case *c,
+                   struct isa_result *out);
 
 /* --- gen.c --- */
 
@@ -112,6 +113,7 @@ void isa_generate_data(struct isa_generator *g, struct isa_batch *b);
 const char *isa_exclusion(ZydisMnemonic m);
 
 /* Calls @visit for each mnemonic that has forms, with the number of cases made of it so far. */
-void isa_coverage(const struct isa_generator *g, void (*visit)(ZydisMnemonic m, u64 cases, void *arg), void *arg);
+void isa_coverage(const struct isa_generator *g, void (*visit)(ZydisMnemonic m, u64 cases, void *arg),
+                  void *arg);
 
 #endif

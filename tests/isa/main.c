@@ -47,8 +47,8 @@ static void print_code(const struct run *r, const struct isa_case *c)
         if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&r->decoder, c->code + at, c->len - at, &insn, ops)))
             break;
         char text[128];
-        ZydisFormatterFormatInstruction(&r->formatter, &insn, ops, insn.operand_count_visible, text, sizeof text,
-                                        rip + at, NULL);
+        ZydisFormatterFormatInstruction(&r->formatter, &insn, ops, insn.operand_count_visible, text,
+                                        sizeof text, rip + at, NULL);
         printf("    %8llx  ", (unsigned long long)(rip + at));
         for (unsigned i = 0; i < insn.length; i++)
             printf("%02x", c->code[at + i]);
@@ -113,7 +113,8 @@ static bool compare(const struct run *r, const struct isa_case *c, const struct 
         unsigned shown = 0;
         for (u32 i = 0; i < ISA_DATA_SIZE && shown < 4; i += 8)
             if (memcmp(host->data + i, ours->data + i, 8) != 0)
-                differ_bytes(print, &d, "memory", (int)i, host->data + i, ours->data + i, start + i, 8), shown++;
+                differ_bytes(print, &d, "memory", (int)i, host->data + i, ours->data + i, start + i, 8),
+                    shown++;
     }
     return !d;
 }
@@ -249,7 +250,8 @@ int main(int argc, char **argv)
     struct options opt = {.engine = "interpret", .enumerate = 0, .seed = clock_host_ns()};
     parse_options(&opt, argc, argv);
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
-    printf("engine %s, %d-bit code, seed %llu\n", opt.engine, opt.mode32 ? 32 : 64, (unsigned long long)opt.seed);
+    printf("engine %s, %d-bit code, seed %llu\n", opt.engine, opt.mode32 ? 32 : 64,
+           (unsigned long long)opt.seed);
 
     static struct run r;
     struct error err = {0};
@@ -272,7 +274,8 @@ int main(int argc, char **argv)
     randomised(&r);
     u32 uncovered = opt.enumerate && !opt.only ? list_coverage(&r) : 0;
     printf("%llu cases, %llu instructions, %llu differences, %llu hangs\n", (unsigned long long)r.cases,
-           (unsigned long long)r.instructions, (unsigned long long)r.differences, (unsigned long long)r.hangs);
+           (unsigned long long)r.instructions, (unsigned long long)r.differences,
+           (unsigned long long)r.hangs);
     native_stop();
     isa_guest_free(r.guest);
     isa_generator_free(r.gen);

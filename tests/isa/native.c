@@ -55,7 +55,10 @@ static void futex_wait(_Atomic u32 *word, u32 value, const struct timespec *time
     syscall(SYS_futex, word, FUTEX_WAIT, value, timeout, NULL, 0);
 }
 
-static void futex_wake(_Atomic u32 *word) { syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0); }
+static void futex_wake(_Atomic u32 *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
 
 static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                 REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
@@ -175,7 +178,8 @@ static void handler(int signo, siginfo_t *info, void *context)
             futex_wake(&channel->finished);
         } else {
             const u8 *x = (const u8 *)uc->uc_mcontext.fpregs;
-            channel->xfeatures = get_le32(x + SW_RESERVED) == FP_XSTATE_MAGIC1 ? get_le64(x + SW_RESERVED + 8) & 0xff : 3;
+            channel->xfeatures =
+                get_le32(x + SW_RESERVED) == FP_XSTATE_MAGIC1 ? get_le64(x + SW_RESERVED + 8) & 0xff : 3;
         }
         running = true;
         while (atomic_load(&channel->submitted) == batch_number)
@@ -194,7 +198,8 @@ static void map_window(void)
     const int fixed = MAP_FIXED_NOREPLACE;
     code_alias = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     void *code = mmap((void *)ISA_CODE, PAGE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED | fixed, fd, 0);
-    void *data = mmap((void *)ISA_DATA, ISA_DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0);
+    void *data = mmap((void *)ISA_DATA, ISA_DATA_SIZE, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0);
     void *ro = mmap((void *)ISA_RO, PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0);
     if (code_alias == MAP_FAILED || code == MAP_FAILED || data == MAP_FAILED || ro == MAP_FAILED)
         die("mmap");
@@ -273,4 +278,7 @@ void native_stop(void)
         waitpid(child, NULL, 0);
 }
 
-u64 native_xfeatures(void) { return channel->xfeatures; }
+u64 native_xfeatures(void)
+{
+    return channel->xfeatures;
+}

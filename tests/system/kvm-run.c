@@ -61,7 +61,8 @@ static void set_state(int vcpu, u32 entry)
 {
     struct kvm_sregs s;
     need(ioctl(vcpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
-    struct kvm_segment code = {.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .db = 1, .s = 1, .g = 1};
+    struct kvm_segment code = {
+        .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .db = 1, .s = 1, .g = 1};
     struct kvm_segment data = code;
     data.type = 3;
     data.selector = 16;
@@ -97,7 +98,8 @@ static bool inject_ud(int vcpu, const struct kvm_run *run)
     static unsigned count;
     struct kvm_regs r = {0};
     (void)ioctl(vcpu, KVM_GET_REGS, &r);
-    bool emulation = run->exit_reason == KVM_EXIT_INTERNAL_ERROR && run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
+    bool emulation =
+        run->exit_reason == KVM_EXIT_INTERNAL_ERROR && run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
     printf("kvm gave up: exit %u suberror %u at %llx\n", run->exit_reason, emulation ? 1 : 0, r.rip);
     struct kvm_vcpu_events events;
     if (!emulation || ++count > 100 || ioctl(vcpu, KVM_GET_VCPU_EVENTS, &events) != 0)
@@ -121,7 +123,8 @@ int main(int argc, char **argv)
     need(ram == MAP_FAILED ? -1 : 0, "mmap");
     u32 entry = load(argv[1], ram);
     (void)ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000ul);
-    struct kvm_userspace_memory_region region = {.memory_size = RAM_SIZE, .userspace_addr = (u64)(uintptr_t)ram};
+    struct kvm_userspace_memory_region region = {.memory_size = RAM_SIZE,
+                                                 .userspace_addr = (u64)(uintptr_t)ram};
     need(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region), "KVM_SET_USER_MEMORY_REGION");
     int vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
     need(vcpu, "KVM_CREATE_VCPU");

@@ -59,7 +59,9 @@ static void vprint(const char *fmt, va_list args)
                 put(*s);
             continue;
         }
-        v = longs == 2 ? va_arg(args, unsigned long long) : longs ? va_arg(args, unsigned long) : va_arg(args, unsigned);
+        v = longs == 2 ? va_arg(args, unsigned long long)
+            : longs    ? va_arg(args, unsigned long)
+                       : va_arg(args, unsigned);
         if (*fmt == 'c')
             put((char)v);
         else
@@ -106,7 +108,10 @@ static void *next_test[5];
 static unsigned abandoned; /* since the test began */
 
 /* Leaves a test that cannot go on. */
-static NOINLINE void abandon(void) { __builtin_longjmp(next_test, 1); }
+static NOINLINE void abandon(void)
+{
+    __builtin_longjmp(next_test, 1);
+}
 
 static void copy_trap(volatile struct trap *to, const struct trap *from)
 {
@@ -159,8 +164,8 @@ void trap_record(struct trap *t)
 
 u64 descriptor(u32 base, u32 limit, u8 access, u8 flags)
 {
-    return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)access << 40 | (u64)(limit >> 16 & 15) << 48 |
-           (u64)flags << 52 | (u64)(base >> 24) << 56;
+    return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)access << 40 |
+           (u64)(limit >> 16 & 15) << 48 | (u64)flags << 52 | (u64)(base >> 24) << 56;
 }
 
 void set_gate(u8 vector, word handler, u16 selector, u8 type, u8 dpl, u8 ist)
@@ -173,7 +178,10 @@ void set_gate(u8 vector, word handler, u16 selector, u8 type, u8 dpl, u8 ist)
         gate[1] = h >> 32;
 }
 
-void reset_gate(u8 vector, u8 dpl) { set_gate(vector, (word)stubs + 16 * vector, SEL_CODE, 0xe, dpl, 0); }
+void reset_gate(u8 vector, u8 dpl)
+{
+    set_gate(vector, (word)stubs + 16 * vector, SEL_CODE, 0xe, dpl, 0);
+}
 
 static void load_tables(void)
 {

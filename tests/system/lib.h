@@ -27,13 +27,17 @@ typedef uintptr_t word;
 void print(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* %s %d %u %x %lx %llx %c */
 void test_fail(const char *file, int line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-#define CHECK(cond) do { if (!(cond)) test_fail(__FILE__, __LINE__, "%s", #cond); } while (0)
-#define CHECK_EQ(a, b)                                                                          \
-    do {                                                                                        \
-        u64 a_ = (u64)(a), b_ = (u64)(b);                                                       \
-        if (a_ != b_)                                                                           \
+#define CHECK(cond)                                     \
+    do {                                                \
+        if (!(cond))                                    \
+            test_fail(__FILE__, __LINE__, "%s", #cond); \
+    } while (0)
+#define CHECK_EQ(a, b)                                                                             \
+    do {                                                                                           \
+        u64 a_ = (u64)(a), b_ = (u64)(b);                                                          \
+        if (a_ != b_)                                                                              \
             test_fail(__FILE__, __LINE__, "%s is %llx, expected %llx", #a, (unsigned long long)a_, \
-                      (unsigned long long)b_);                                                  \
+                      (unsigned long long)b_);                                                     \
     } while (0)
 
 struct test {
@@ -58,7 +62,7 @@ extern volatile struct trap last;
 extern volatile word last_cr2, last_dr6;
 extern volatile u32 trap_count;
 extern volatile word trap_resume; /* where to go on after an exception; 0: just return */
-extern word trap_sp; /* the stack pointer at the start of TRY, and again at its end */
+extern word trap_sp;              /* the stack pointer at the start of TRY, and again at its end */
 void trap_clear(void);
 
 /* Called for each exception before it resumes; a test may set it. */
@@ -66,9 +70,9 @@ extern void (*trap_hook)(struct trap *t);
 
 /* Runs the assembly; an exception inside it is recorded and execution goes on behind
  * it, with the stack pointer as it was. */
-#define TRY(asm_text, ...)                                                             \
-    do {                                                                               \
-        trap_clear();                                                                  \
+#define TRY(asm_text, ...)                                                               \
+    do {                                                                                 \
+        trap_clear();                                                                    \
         __asm__ volatile(SET_RESUME "\n" asm_text "\n 9999: " CLEAR_RESUME __VA_ARGS__); \
     } while (0)
 #ifdef __x86_64__
@@ -80,15 +84,15 @@ extern void (*trap_hook)(struct trap *t);
 #endif
 
 #define NO_TRAP 255
-#define EXPECT_TRAP(v, e)                  \
-    do {                                   \
-        CHECK_EQ(last.vector, v);          \
-        if (last.vector == (v))            \
-            CHECK_EQ(last.error, e);       \
+#define EXPECT_TRAP(v, e)            \
+    do {                             \
+        CHECK_EQ(last.vector, v);    \
+        if (last.vector == (v))      \
+            CHECK_EQ(last.error, e); \
     } while (0)
-#define EXPECT_PF(e, address)              \
-    do {                                   \
-        EXPECT_TRAP(14, e);                \
+#define EXPECT_PF(e, address)                \
+    do {                                     \
+        EXPECT_TRAP(14, e);                  \
         CHECK_EQ(last_cr2, (word)(address)); \
     } while (0)
 #define EXPECT_NO_TRAP() CHECK_EQ(last.vector, NO_TRAP)
@@ -110,9 +114,12 @@ extern u8 ring0_stack[], ring0_stack_top[], user_stack_top[], ist_stack_top[];
 
 /* Selectors of the images' GDT. */
 enum {
-    SEL_CODE = 0x08, SEL_DATA = 0x10,
-    SEL_USER_DATA = 0x1b, SEL_USER_CODE = 0x23, SEL_USER_CODE32 = 0x2b,
-    SEL_TSS = 0x30, /* two slots in long mode */
+    SEL_CODE = 0x08,
+    SEL_DATA = 0x10,
+    SEL_USER_DATA = 0x1b,
+    SEL_USER_CODE = 0x23,
+    SEL_USER_CODE32 = 0x2b,
+    SEL_TSS = 0x30,  /* two slots in long mode */
     SEL_FREE = 0x40, /* from here on tests put their own */
 };
 
@@ -143,9 +150,17 @@ void reset_gate(u8 vector, u8 dpl);
 
 /* --- registers --- */
 
-#define DEFINE_REG(name, insn_read, insn_write)                                                \
-    static inline word read_##name(void) { word v; __asm__ volatile(insn_read : "=r"(v)); return v; } \
-    static inline void write_##name(word v) { __asm__ volatile(insn_write : : "r"(v) : "memory"); }
+#define DEFINE_REG(name, insn_read, insn_write)             \
+    static inline word read_##name(void)                    \
+    {                                                       \
+        word v;                                             \
+        __asm__ volatile(insn_read : "=r"(v));              \
+        return v;                                           \
+    }                                                       \
+    static inline void write_##name(word v)                 \
+    {                                                       \
+        __asm__ volatile(insn_write : : "r"(v) : "memory"); \
+    }
 DEFINE_REG(cr0, "mov %%cr0, %0", "mov %0, %%cr0")
 DEFINE_REG(cr2, "mov %%cr2, %0", "mov %0, %%cr2")
 DEFINE_REG(cr3, "mov %%cr3, %0", "mov %0, %%cr3")
@@ -169,14 +184,27 @@ static inline void wrmsr(u32 index, u64 value)
 }
 static inline void cpuid(u32 leaf, u32 subleaf, u32 out[4])
 {
-    __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(subleaf));
+    __asm__ volatile("cpuid"
+                     : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
+                     : "a"(leaf), "c"(subleaf));
 }
 /* Bit @bit of register @reg (0 eax .. 3 edx) of a leaf; false when the leaf is not there. */
 bool cpu_has(u32 leaf, u32 subleaf, int reg, int bit);
 
-static inline void invlpg(const volatile void *p) { __asm__ volatile("invlpg (%0)" : : "r"(p) : "memory"); }
-static inline void outb(u16 port, u8 v) { __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port)); }
-static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+static inline void invlpg(const volatile void *p)
+{
+    __asm__ volatile("invlpg (%0)" : : "r"(p) : "memory");
+}
+static inline void outb(u16 port, u8 v)
+{
+    __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port));
+}
+static inline u8 inb(u16 port)
+{
+    u8 v;
+    __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
 
 /* Runs @f at CPL 3 with @arg; comes back with what it returned, or, when it faults, with last set. */
 word run_user(word (*f)(word), word arg);

@@ -1,7 +1,8 @@
 /* Tests in 32-bit protected mode, with virtual-8086, real mode and hardware tasks. */
 #include "lib.h"
 
-extern u8 low_code[], low_code_end[], v86_cli[], v86_int[], v86_hlt[], v86_pushf[], v86_segments[], real_vector[];
+extern u8 low_code[], low_code_end[], v86_cli[], v86_int[], v86_hlt[], v86_pushf[], v86_segments[],
+    real_vector[];
 void run_v86(u32 offset, u32 flags);
 u32 run_real(void);
 extern u8 trap_stack_top[];
@@ -119,12 +120,35 @@ static void test_decimal(void)
 
 /* --- CPL 3 --- */
 
-USER_CODE static word user_cs(word arg) { __asm__ volatile("mov %%cs, %0" : "=r"(arg)); return arg; }
-USER_CODE static word user_hlt(word arg) { __asm__ volatile("hlt"); return arg; }
-USER_CODE static word user_load_ds(word sel) { __asm__ volatile("mov %w0, %%ds" : : "r"(sel)); return 0; }
-USER_CODE static word user_int(word arg) { __asm__ volatile("int $0x21"); return arg; }
-USER_CODE static word user_read(word p) { return *(volatile u32 *)p; }
-USER_CODE static word user_write(word p) { *(volatile u32 *)p = 1; return 0; }
+USER_CODE static word user_cs(word arg)
+{
+    __asm__ volatile("mov %%cs, %0" : "=r"(arg));
+    return arg;
+}
+USER_CODE static word user_hlt(word arg)
+{
+    __asm__ volatile("hlt");
+    return arg;
+}
+USER_CODE static word user_load_ds(word sel)
+{
+    __asm__ volatile("mov %w0, %%ds" : : "r"(sel));
+    return 0;
+}
+USER_CODE static word user_int(word arg)
+{
+    __asm__ volatile("int $0x21");
+    return arg;
+}
+USER_CODE static word user_read(word p)
+{
+    return *(volatile u32 *)p;
+}
+USER_CODE static word user_write(word p)
+{
+    *(volatile u32 *)p = 1;
+    return 0;
+}
 
 static void test_user(void)
 {
@@ -255,8 +279,14 @@ static void stop_paging(void)
     write_cr4(read_cr4() & ~(word)(BIT(4) | BIT(5)));
 }
 
-static void try_read(u32 la) { TRY("movl (%0), %%eax", : : "r"(la) : "eax", "memory"); }
-static void try_write(u32 la) { TRY("movl %%eax, (%0)", : : "r"(la) : "eax", "memory"); }
+static void try_read(u32 la)
+{
+    TRY("movl (%0), %%eax", : : "r"(la) : "eax", "memory");
+}
+static void try_write(u32 la)
+{
+    TRY("movl %%eax, (%0)", : : "r"(la) : "eax", "memory");
+}
 
 static void test_paging_32(void)
 {
@@ -373,7 +403,10 @@ static void set_other_task(const void *entry)
     task_ran = 0;
 }
 
-static u8 access_of(u16 selector) { return gdt[selector / 8] >> 40 & 0xff; }
+static u8 access_of(u16 selector)
+{
+    return gdt[selector / 8] >> 40 & 0xff;
+}
 
 static void test_task_jump(void)
 {
@@ -409,7 +442,10 @@ static void test_task_gate(void)
     set_other_task(task_fault);
     set_gate(GP, 0, SEL_OTHER, 0x5, 0, 0);
     trap_clear();
-    __asm__ volatile("movl $1f, trap_resume\n movw %w0, %%es\n 1: movl $0, trap_resume" : : "r"(0x1238) : "eax", "memory");
+    __asm__ volatile("movl $1f, trap_resume\n movw %w0, %%es\n 1: movl $0, trap_resume"
+                     :
+                     : "r"(0x1238)
+                     : "eax", "memory");
     CHECK_EQ(task_ran, 3);
     CHECK_EQ(task_error, 0x1238); /* the error code is on the task's stack */
     reset_gate(GP, 0);
@@ -485,8 +521,8 @@ static void test_v86(void)
     EXPECT_TRAP(GP, 0);
     v86(v86_segments, 0);
     EXPECT_TRAP(GP, 0);
-    CHECK_EQ(last.regs[7] & 0xffff, 0x800); /* EAX: CS */
-    CHECK_EQ(last.regs[4] & 0xffff, 0x700); /* EBX: SS */
+    CHECK_EQ(last.regs[7] & 0xffff, 0x800);  /* EAX: CS */
+    CHECK_EQ(last.regs[4] & 0xffff, 0x700);  /* EBX: SS */
     CHECK_EQ(last.regs[6] & 0xffff, 0x2222); /* ECX: DS */
     CHECK_EQ(*(volatile u16 *)0x9004, 0xbeef);
 }
@@ -523,7 +559,10 @@ static void test_16_bit_code(void)
 static void test_single_step(void)
 {
     trap_clear();
-    __asm__ volatile("pushf\n orl $0x100, (%%esp)\n popf\n nop\n nop\n pushf\n andl $~0x100, (%%esp)\n popf\n" : : : "memory");
+    __asm__ volatile("pushf\n orl $0x100, (%%esp)\n popf\n nop\n nop\n pushf\n andl $~0x100, (%%esp)\n popf\n"
+                     :
+                     :
+                     : "memory");
     CHECK_EQ(trap_count, 5);
     CHECK_EQ(last.vector, DB);
     write_dr6(0xffff0ff0);

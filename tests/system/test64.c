@@ -36,7 +36,10 @@ static volatile u64 *pte(unsigned n)
     return &window_pt[n];
 }
 
-static volatile u64 *window(unsigned n) { return (volatile u64 *)(WINDOW + n * 4096ull); }
+static volatile u64 *window(unsigned n)
+{
+    return (volatile u64 *)(WINDOW + n * 4096ull);
+}
 
 static void map(unsigned n, const void *page, u64 flags)
 {
@@ -44,8 +47,14 @@ static void map(unsigned n, const void *page, u64 flags)
     invlpg((const void *)(WINDOW + n * 4096ull));
 }
 
-static void try_read(const volatile void *p) { TRY("movq (%0), %%rax", : : "r"(p) : "rax", "memory"); }
-static void try_write(volatile void *p) { TRY("movq %%rax, (%0)", : : "r"(p) : "rax", "memory"); }
+static void try_read(const volatile void *p)
+{
+    TRY("movq (%0), %%rax", : : "r"(p) : "rax", "memory");
+}
+static void try_write(volatile void *p)
+{
+    TRY("movq %%rax, (%0)", : : "r"(p) : "rax", "memory");
+}
 
 static void test_not_present(void)
 {
@@ -101,7 +110,7 @@ static void test_no_execute(void)
     TRY("call *%0", : : "r"(window(2)) : "memory");
     EXPECT_PF(PFEC_P | PFEC_I, window(2));
     CHECK_EQ(last.ip, (word)window(2));
-    CHECK_EQ(last.sp, trap_sp - 8); /* the call itself was complete */
+    CHECK_EQ(last.sp, trap_sp - 8);              /* the call itself was complete */
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~BIT(11)); /* without NXE the bit is reserved */
     invlpg((void *)window(2));
     try_read(window(2));
@@ -283,7 +292,9 @@ static void test_pcid(void)
     write_cr3(cr3 | 1);       /* without bit 63: drops what PCID 1 had */
     CHECK_EQ(*window(10), 2);
     if (cpu_has(7, 0, 1, 10)) {
-        struct { u64 pcid, address; } d = {2, (word)window(10)};
+        struct {
+            u64 pcid, address;
+        } d = {2, (word)window(10)};
         for (u64 type = 0; type < 4; type++) {
             *pte(10) = (word)(type & 1 ? b : a) | PTE_P | PTE_W;
             TRY("invpcid %0, %1", : : "m"(d), "r"(type) : "memory");
@@ -307,7 +318,10 @@ static void test_pcid(void)
     write_cr3(cr3);
 }
 
-static void use_ist(u8 vector, u8 ist) { ((volatile u8 *)idt)[vector * 16 + 4] = ist; }
+static void use_ist(u8 vector, u8 ist)
+{
+    ((volatile u8 *)idt)[vector * 16 + 4] = ist;
+}
 
 static void test_canonical(void)
 {
@@ -380,7 +394,7 @@ static void test_segment_loads(void)
     TRY("mov %w0, %%es", : : "r"(SEL_FREE + 24));
     EXPECT_NO_TRAP();
     CHECK_EQ(gdt[SEL_FREE / 8 + 3] >> 40 & 0xff, 0x93); /* the accessed bit */
-    TRY("mov %w0, %%es", : : "r"(3)); /* null with an RPL */
+    TRY("mov %w0, %%es", : : "r"(3));                   /* null with an RPL */
     EXPECT_NO_TRAP();
     TRY("mov %w0, %%ss", : : "r"(0)); /* null SS is fine at CPL 0 in 64-bit mode */
     EXPECT_NO_TRAP();
@@ -428,24 +442,71 @@ static void test_fs_gs_bases(void)
 
 /* --- CPL 3 --- */
 
-USER_CODE static word user_hlt(word arg) { __asm__ volatile("hlt"); return arg; }
-USER_CODE static word user_cli(word arg) { __asm__ volatile("cli"); return arg; }
-USER_CODE static word user_cr0(word arg) { __asm__ volatile("mov %%cr0, %0" : "=r"(arg)); return arg; }
-USER_CODE static word user_rdmsr(word arg) { __asm__ volatile("rdmsr" : : "c"(0xc0000080) : "eax", "edx"); return arg; }
-USER_CODE static word user_lgdt(word arg) { __asm__ volatile("lgdt (%0)" : : "r"(arg)); return arg; }
-USER_CODE static word user_in(word port) { u8 v; __asm__ volatile("inb %w1, %0" : "=a"(v) : "d"(port)); return v; }
-USER_CODE static word user_int(word arg) { __asm__ volatile("int $0x21"); return arg; }
-USER_CODE static word user_read(word p) { return *(volatile u64 *)p; }
-USER_CODE static word user_write(word p) { *(volatile u64 *)p = 7; return 0; }
-USER_CODE static word user_jump(word p) { ((void (*)(void))p)(); return 0; }
-USER_CODE static word user_add(word p) { return p + 5; }
+USER_CODE static word user_hlt(word arg)
+{
+    __asm__ volatile("hlt");
+    return arg;
+}
+USER_CODE static word user_cli(word arg)
+{
+    __asm__ volatile("cli");
+    return arg;
+}
+USER_CODE static word user_cr0(word arg)
+{
+    __asm__ volatile("mov %%cr0, %0" : "=r"(arg));
+    return arg;
+}
+USER_CODE static word user_rdmsr(word arg)
+{
+    __asm__ volatile("rdmsr" : : "c"(0xc0000080) : "eax", "edx");
+    return arg;
+}
+USER_CODE static word user_lgdt(word arg)
+{
+    __asm__ volatile("lgdt (%0)" : : "r"(arg));
+    return arg;
+}
+USER_CODE static word user_in(word port)
+{
+    u8 v;
+    __asm__ volatile("inb %w1, %0" : "=a"(v) : "d"(port));
+    return v;
+}
+USER_CODE static word user_int(word arg)
+{
+    __asm__ volatile("int $0x21");
+    return arg;
+}
+USER_CODE static word user_read(word p)
+{
+    return *(volatile u64 *)p;
+}
+USER_CODE static word user_write(word p)
+{
+    *(volatile u64 *)p = 7;
+    return 0;
+}
+USER_CODE static word user_jump(word p)
+{
+    ((void (*)(void))p)();
+    return 0;
+}
+USER_CODE static word user_add(word p)
+{
+    return p + 5;
+}
 USER_CODE static word user_popf(word arg)
 {
     word flags;
     __asm__ volatile("push %1; popfq; pushfq; pop %0" : "=r"(flags) : "r"(arg));
     return flags;
 }
-USER_CODE static word user_null_ss(word arg) { __asm__ volatile("mov %w0, %%ss" : : "r"(0)); return arg; }
+USER_CODE static word user_null_ss(word arg)
+{
+    __asm__ volatile("mov %w0, %%ss" : : "r"(0));
+    return arg;
+}
 USER_CODE static word user_unaligned(word arg)
 {
     __asm__ volatile("pushfq; orq $0x40000, (%%rsp); popfq; movl 1(%0), %%eax" : : "r"(arg) : "rax");
@@ -506,7 +567,7 @@ static void test_io_bitmap(void)
     tss.iomap = offsetof(struct tss, io);
     for (unsigned i = 0; i < sizeof tss.io; i++)
         tss.io[i] = 0xff;
-    tss.io[0x3fd / 8] &= (u8)~(1 << (0x3fd % 8));
+    tss.io[0x3fd / 8] &= (u8) ~(1 << (0x3fd % 8));
     u64 whole = gdt[SEL_TSS / 8];
     gdt[SEL_TSS / 8] = descriptor((u32)(word)&tss, sizeof tss - 1, 0x89, 0);
     __asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
@@ -586,7 +647,7 @@ __asm__(".section .user, \"ax\"\n"
         ".code32\n"
         "compat_code:\n"
         "  mov $0x11111111, %eax\n"
-        "  inc %eax\n"               /* 40: would be REX in 64-bit mode */
+        "  inc %eax\n" /* 40: would be REX in 64-bit mode */
         "  push %eax\n"
         "  pop %ecx\n"
         "  mov %ecx, %eax\n"
@@ -741,11 +802,15 @@ static void test_iret_checks(void)
 {
     TRY("pushq %0\n pushq %%rsp\n pushfq\n pushq %1\n pushq $1f\n orq $0x4000, 16(%%rsp)\n"
         "pushfq\n orq $0x4000, (%%rsp)\n popfq\n iretq\n 1:",
-        : : "r"((u64)SEL_DATA), "r"((u64)SEL_CODE) : "memory"); /* NT in long mode */
+        :
+        : "r"((u64)SEL_DATA), "r"((u64)SEL_CODE)
+        : "memory"); /* NT in long mode */
     EXPECT_TRAP(GP, 0);
     __asm__ volatile("pushfq; andq $~0x4000, (%rsp); popfq");
     TRY("pushq %0\n pushq %%rsp\n pushfq\n pushq %1\n pushq $1f\n iretq\n 1:",
-        : : "r"((u64)SEL_DATA), "r"((u64)SEL_DATA) : "memory"); /* data as code */
+        :
+        : "r"((u64)SEL_DATA), "r"((u64)SEL_DATA)
+        : "memory"); /* data as code */
     EXPECT_TRAP(GP, SEL_DATA);
 }
 
@@ -754,8 +819,11 @@ static void test_iret_checks(void)
 static void test_single_step(void)
 {
     trap_clear();
-    __asm__ volatile("pushfq\n orq $0x100, (%%rsp)\n popfq\n nop\n nop\n pushfq\n andq $~0x100, (%%rsp)\n popfq\n"
-                     : : : "memory");
+    __asm__ volatile(
+        "pushfq\n orq $0x100, (%%rsp)\n popfq\n nop\n nop\n pushfq\n andq $~0x100, (%%rsp)\n popfq\n"
+        :
+        :
+        : "memory");
     /* a trap after each of NOP, NOP, PUSHFQ, ANDQ and POPFQ */
     CHECK_EQ(trap_count, 5);
     CHECK_EQ(last.vector, DB);
@@ -818,7 +886,10 @@ static void test_mov_ss_shadow(void)
     trap_clear();
     /* The trap of the instruction behind MOV SS comes, that of MOV SS itself does not. */
     __asm__ volatile("mov %%ss, %%eax\n pushfq\n orq $0x100, (%%rsp)\n popfq\n mov %%eax, %%ss\n nop\n"
-                     "pushfq\n andq $~0x100, (%%rsp)\n popfq\n" : : : "rax", "memory");
+                     "pushfq\n andq $~0x100, (%%rsp)\n popfq\n"
+                     :
+                     :
+                     : "rax", "memory");
     CHECK_EQ(trap_count, 4);
     write_dr6(0xffff0ff0);
 }
@@ -865,8 +936,11 @@ static void test_lock_and_alignment(void)
         TRY("lock cmpxchg16b (%0)", : : "r"(page + 8) : "rax", "rdx", "memory");
         EXPECT_TRAP(GP, 0);
     }
-    TRY(".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90",
-        : : : "memory"); /* 16 bytes */
+    TRY(".byte 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, "
+        "0x90",
+        :
+        :
+        : "memory"); /* 16 bytes */
     EXPECT_TRAP(GP, 0);
 }
 
@@ -878,7 +952,9 @@ static void test_string_fault(void)
     u64 rdi = WINDOW + 14 * 4096 - 24, rcx = 10;
     trap_clear();
     __asm__ volatile("movq $1f, trap_resume\n movl $0x77, %%eax\n rep stosq\n 1: movq $0, trap_resume"
-                     : "+D"(rdi), "+c"(rcx) : : "rax", "memory");
+                     : "+D"(rdi), "+c"(rcx)
+                     :
+                     : "rax", "memory");
     EXPECT_PF(PFEC_W, WINDOW + 14 * 4096);
     CHECK_EQ(rcx, 7);
     CHECK_EQ(rdi, WINDOW + 14 * 4096);
