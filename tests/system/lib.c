@@ -203,7 +203,7 @@ static void load_tables(void)
     tss.ss0 = SEL_DATA;
     tss.iomap = 0xffff;
 #endif
-    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
+    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS) : "memory");
 }
 
 /* --- the rest --- */

@@ -570,14 +570,14 @@ static void test_io_bitmap(void)
     tss.io[0x3fd / 8] &= (u8) ~(1 << (0x3fd % 8));
     u64 whole = gdt[SEL_TSS / 8];
     gdt[SEL_TSS / 8] = descriptor((u32)(word)&tss, sizeof tss - 1, 0x89, 0);
-    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
+    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS) : "memory");
     trap_clear();
     run_user(user_in, 0x3fd);
     EXPECT_NO_TRAP();
     run_user(user_in, 0x3fc);
     EXPECT_TRAP(GP, 0);
     gdt[SEL_TSS / 8] = (whole & ~(0xffull << 40)) | 0x89ull << 40;
-    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
+    __asm__ volatile("ltr %w0" : : "r"(SEL_TSS) : "memory");
     CHECK_EQ(gdt[SEL_TSS / 8] >> 40 & 0xff, 0x8b); /* busy */
     TRY("ltr %w0", : : "r"(SEL_TSS));
     EXPECT_TRAP(GP, SEL_TSS);
