@@ -692,9 +692,10 @@ static void patch_window(struct placing *p, u64 address, u64 value)
         p->c->patch[p->c->patches++] = (struct isa_patch){(u32)offset, value};
 }
 
+/* Not near the case itself, which could make a loop without end. */
 static u64 code_target(struct isa_generator *g)
 {
-    return ISA_CODE + below(g, PAGE_SIZE);
+    return ISA_CODE + PAGE_SIZE / 2 + below(g, PAGE_SIZE / 2);
 }
 
 /* Targets of near branches mostly lie in the code page, where everything else is INT3. */

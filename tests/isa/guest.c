@@ -178,6 +178,8 @@ struct isa_guest *isa_guest_new(const struct engine_ops *engine, const struct cp
     g->vcpu = g->vm.vcpus[0];
     check(engine->vm_init(&g->vm, &err), &err);
     check(engine->vcpu_init(g->vcpu, &err), &err);
+    g->vcpu->in_guest = true; /* this thread runs it: exclusive sections count that */
+    g->vm.in_guest = 1;
     build_page_tables(g);
     build_tables(g);
     build_start(g, cpuid);
@@ -186,6 +188,8 @@ struct isa_guest *isa_guest_new(const struct engine_ops *engine, const struct cp
 
 void isa_guest_free(struct isa_guest *g)
 {
+    g->vcpu->in_guest = false;
+    g->vm.in_guest = 0;
     g->vm.engine->vcpu_release(g->vcpu);
     g->vm.engine->vm_release(&g->vm);
     vm_release(&g->vm);
