@@ -16,10 +16,11 @@
 #define VERSION_VALUE (0x14u | (APIC_LVT_COUNT - 1) << 16 | 1u << 24) /* 24: EOI broadcast suppression */
 #define SVR_WRITABLE (0xffu | APIC_SVR_ENABLE | APIC_SVR_NO_BROADCAST)
 #define SVR_RESET 0xffu
+#define LVT_READ_ONLY (1u << 12 | 1u << 14) /* delivery status, remote IRR */
 #define DIVIDE_WRITABLE 0xbu
 #define DFR_RESERVED 0x0fffffffu
-/* Delivery status (12) is read-only, and level assert, trigger and the rest as "Issuing IPIs". */
-#define ICR_WRITABLE 0x000ccfffu
+#define ICR_DELIVERY_STATUS (1u << 12)
+#define ICR_WRITABLE (0x000ccfffu | ICR_DELIVERY_STATUS)
 
 /* IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC range (SDM vol. 4) */
 #define MSR_BASE 0x1b
@@ -334,7 +335,7 @@ static bool register_write(struct apic *a, u32 reg, u32 value)
         a->esr_pending = 0;
         return true;
     case APIC_ICR:
-        a->icr = value & ICR_WRITABLE & ~(u32)BIT(12);
+        a->icr = value & ICR_WRITABLE & ~ICR_DELIVERY_STATUS;
         apic_send_ipi(a);
         return true;
     case APIC_TIMER_INITIAL: apic_timer_write_initial(a, value); return true;
@@ -407,19 +408,22 @@ static int base_write(struct apic *a, u64 value)
     return 0;
 }
 
-/* Bits of the x2APIC register @reg that a write may set; 0 when a write of anything but 0 faults. */
+/*
+ * Bits of the x2APIC register @reg that a write may have set; anything else is reserved and faults. The
+ * read-only ones of LVT entries and ICR (delivery status, remote IRR) are dropped without a fault.
+ */
 static u32 x2_writable(u32 reg)
 {
     /* Delivery status and remote IRR are read-only, not reserved: Linux writes them as ones. */
     if (reg == APIC_LVT_LINT0 || reg == APIC_LVT_LINT1)
         return lvt_writable[apic_lvt_index(reg)] | BIT(12) | BIT(14);
     if (is_lvt(reg))
-        return lvt_writable[apic_lvt_index(reg)] | BIT(12);
+        return lvt_writable[apic_lvt_index(reg)] | LVT_READ_ONLY;
     switch (reg) {
     case APIC_TPR:
     case APIC_SELF_IPI: return 0xff;
     case APIC_SVR: return SVR_WRITABLE;
-    case APIC_ICR: return ICR_WRITABLE | BIT(12);
+    case APIC_ICR: return ICR_WRITABLE;
     case APIC_TIMER_INITIAL: return 0xffffffff;
     case APIC_TIMER_DIVIDE: return DIVIDE_WRITABLE;
     default: return 0; /* EOI and ESR */

@@ -26,7 +26,7 @@
 #define APIC_MAX_CPUS 16
 #define APIC_DEFAULT_BASE 0xfee00000ull
 #define APIC_BUS_HZ NS_PER_SEC
-#define APIC_MIN_PERIOD_NS 20000
+#define APIC_MIN_PERIOD_NS 50000
 
 /* Register offsets */
 enum apic_reg {

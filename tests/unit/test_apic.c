@@ -684,6 +684,19 @@ static void x2apic_reserved_bits_fault(void **state)
     assert_int_equal(apic_msr_write(a, MSR(APIC_ICR), 0x20041), -1);
 }
 
+/* What Linux writes when it goes back to the virtual wire: remote IRR is read-only, not reserved. */
+static void x2apic_read_only_bits_do_not_fault(void **state)
+{
+    struct fixture *t = *state;
+    struct apic *a = cpu(t, 0);
+
+    enter_x2apic(a);
+    assert_int_equal(apic_msr_write(a, MSR(APIC_LVT_LINT0), 0x5700), 0);
+    assert_int_equal(msr(a, MSR(APIC_LVT_LINT0)), 0x700);
+    assert_int_equal(apic_msr_write(a, MSR(APIC_ICR), 0x1041), 0);
+    assert_int_equal(msr(a, MSR(APIC_ICR)), 0x41);
+}
+
 static void mmio_is_dead_in_x2apic_mode(void **state)
 {
     struct fixture *t = *state;
@@ -932,6 +945,7 @@ int main(void)
         T(x2apic_registers_that_exist),
         T(x2apic_msrs_fault_in_xapic_mode),
         T(x2apic_reserved_bits_fault),
+        T(x2apic_read_only_bits_do_not_fault),
         T(mmio_is_dead_in_x2apic_mode),
         T(pv_eoi_ends_without_a_write),
         T(pv_eoi_offer_is_withdrawn_when_something_waits),
