@@ -437,6 +437,9 @@ static int pit_post_load(void *object, unsigned version, struct error *err)
         const struct pit_channel *c = &p->channel[i];
         if (!c->count || c->count > modulus(c) || c->next > modulus(c))
             return error_set(err, EINVAL, "pit: count out of range");
+        /* A switch that settle() would never make kept the timer firing for ever. */
+        if (i == 0 && c->next && (!c->running || (mode_of(c) != 2 && mode_of(c) != 3)))
+            return error_set(err, EINVAL, "pit: a new count waits for no period");
     }
     p->last_rise_ns = MIN(p->last_rise_ns, vclock_ns(p->clock));
     set_level(p, p->level);

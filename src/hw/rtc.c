@@ -214,13 +214,28 @@ static bool alarm_matches(u8 alarm, u8 value)
     return (alarm & 0xc0) == 0xc0 || alarm == value;
 }
 
+/* Can the alarm bytes ever match? Nonsense there must not make next_alarm() search a whole day. */
+static bool alarm_possible(const struct rtc *r)
+{
+    bool hour = false, minute = false, second = false;
+    unsigned n;
+
+    for (n = 0; n < 24; n++)
+        hour |= alarm_matches(r->cmos[HOURS_ALARM], encode_hour(r, n));
+    for (n = 0; n < 60; n++) {
+        minute |= alarm_matches(r->cmos[MINUTES_ALARM], encode(r, n));
+        second |= alarm_matches(r->cmos[SECONDS_ALARM], encode(r, n));
+    }
+    return hour && minute && second;
+}
+
 /* Virtual time of the first second in (@after, @until] that matches the alarm; it comes within a day or
  * never. */
 static u64 next_alarm(const struct rtc *r, u64 after, u64 until)
 {
     i64 from, t;
 
-    if (!clock_runs(r))
+    if (!clock_runs(r) || !alarm_possible(r))
         return NEVER;
     from = seconds_at(r, after) + 1;
     for (t = from; t <= from + DAY_SECONDS && (u64)second_starts(r, t) <= until;) {

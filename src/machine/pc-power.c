@@ -36,7 +36,7 @@ static void lifecycle_requested(struct lifecycle *l, enum lifecycle_event event,
         trace(power, "reset");
         vm_end(&pc->vm, VM_END_RESET, 0);
         break;
-    case LIFECYCLE_PANICKED: log_warn("the guest panicked"); break;
+    case LIFECYCLE_PANICKED: log_guest("it panicked"); break;
     case LIFECYCLE_DEBUG_EXIT:
         trace(power, "debug exit with status %d", code);
         vm_end(&pc->vm, VM_END_DEBUG_EXIT, code);

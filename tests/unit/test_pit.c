@@ -486,6 +486,22 @@ static void load_rejects_a_count_of_zero(void **state)
     f->pit.dev.reset(&f->pit.dev);
 }
 
+/* Its timer would fire for ever: nothing but the end of a period takes the new count over. */
+static void load_rejects_a_new_count_that_waits_for_no_period(void **state)
+{
+    struct fixture *f = *state;
+    struct state_buf buf = {0};
+    struct error err;
+
+    f->pit.channel[0].control = 0x32; /* mode 1 */
+    f->pit.channel[0].running = true;
+    f->pit.channel[0].next = 5;
+    assert_int_equal(state_save(&buf, f->pit.dev.state, 0, &f->pit, &err), 0);
+    assert_int_not_equal(state_load(&buf, f->pit.dev.state, 0, &f->pit, &err), 0);
+    f->pit.dev.reset(&f->pit.dev);
+    state_buf_release(&buf);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -520,6 +536,7 @@ int main(void)
         TEST(muted_channel_does_not_interrupt),
         TEST(state_survives_save_and_load),
         TEST(load_rejects_a_count_of_zero),
+        TEST(load_rejects_a_new_count_that_waits_for_no_period),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
