@@ -31,15 +31,6 @@ void x87_load_control(struct x86_fpu *f, u16 fcw, u16 fsw)
         f->fsw |= X87_FSW_ES | X87_FSW_B;
 }
 
-void x87_init(struct x86_fpu *f)
-{
-    f->fcw = X87_FCW_INIT;
-    f->fsw = 0;
-    f->ftw = 0;
-    f->fop = 0;
-    f->fip = f->fdp = 0;
-}
-
 void x87_set_top(struct x86_fpu *f, unsigned top)
 {
     unsigned shift = x87_top(f) - top;
@@ -51,6 +42,16 @@ void x87_set_top(struct x86_fpu *f, unsigned top)
     for (unsigned i = 0; i < 8; i++)
         memcpy(f->st[(i + shift) & 7], st[i], 16);
     f->fsw = (f->fsw & ~(7u << X87_FSW_TOP_SHIFT)) | top << X87_FSW_TOP_SHIFT;
+}
+
+void x87_init(struct x86_fpu *f)
+{
+    x87_set_top(f, 0);
+    f->fcw = X87_FCW_INIT;
+    f->fsw = 0;
+    f->ftw = 0;
+    f->fop = 0;
+    f->fip = f->fdp = 0;
 }
 
 static unsigned xmm_count(const struct soft_cpu *c)

@@ -119,7 +119,10 @@ static void get_env(struct soft_cpu *c, unsigned width, const u8 *env)
     bool narrow = width == 16, real = real_format(c);
     u16 tags = narrow ? get_le16(env + 4) : get_le16(env + 8);
 
-    x87_load_control(f, get_le16(env), get_le16(env + (narrow ? 2 : 4)));
+    u16 fsw = get_le16(env + (narrow ? 2 : 4));
+
+    x87_set_top(f, fsw >> X87_FSW_TOP_SHIFT & 7);
+    x87_load_control(f, get_le16(env), fsw);
     f->ftw = 0;
     for (unsigned i = 0; i < 8; i++)
         f->ftw |= (u8)(((tags >> 2 * i & 3) != 3) << i);

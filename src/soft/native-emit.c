@@ -68,7 +68,7 @@ static bool add_register(struct native_regs *r, const ZydisDecodedInstruction *i
         r->mm |= (u16)BIT(id);
         r->mm_written |= (u16)(written << id);
         return true;
-    case ZYDIS_REGCLASS_X87: r->x87 = true; return true;
+    case ZYDIS_REGCLASS_X87:
     case ZYDIS_REGCLASS_FLAGS: return true;
     default:
         return op->reg.value == ZYDIS_REGISTER_MXCSR || op->reg.value == ZYDIS_REGISTER_X87STATUS ||
@@ -111,6 +111,7 @@ bool native_registers(const ZydisDecodedInstruction *insn, const ZydisDecodedOpe
                       struct native_regs *r)
 {
     memset(r, 0, sizeof *r);
+    r->x87 = native_is_x87(insn); /* FDECSTP, for one, has no operand */
     for (unsigned i = 0; i < insn->operand_count; i++) {
         const ZydisDecodedOperand *op = &ops[i];
 
@@ -430,14 +431,14 @@ static void load_flags(struct native_code *c, const struct native_regs *r)
 }
 
 /* After the registers are stored, so RAX is free (it never is `state`). */
-static void store_flags(struct native_code *c, const struct native_regs *r, u32 written)
+static void store_flags(struct native_code *c, const struct native_regs *r)
 {
     byte(c, 0x9c); /* pushfq */
     byte(c, 0x58); /* pop rax */
-    byte(c, 0x25); /* and eax, written */
-    word32(c, written);
-    state_insn(c, r, 0, 0x81, 4, RFLAGS_AT); /* and dword [rflags], ~written */
-    word32(c, ~written);
+    byte(c, 0x25); /* and eax, ARITH */
+    word32(c, X86_ARITH);
+    state_insn(c, r, 0, 0x81, 4, RFLAGS_AT); /* and dword [rflags], ~ARITH */
+    word32(c, (u32)~X86_ARITH);
     state_insn(c, r, 0, 0x09, X86_RAX, RFLAGS_AT); /* or [rflags], eax */
 }
 
@@ -520,8 +521,7 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *insn)
 
 struct plan {
     bool legacy; /* no VEX or EVEX */
-    bool mxcsr, vector;
-    u32 flags_read, flags_written;
+    bool mxcsr, vector, load_flags, store_flags;
 };
 
 static void emit_loads(struct native_code *c, const struct native_regs *r, const struct plan *p)
@@ -542,7 +542,7 @@ static void emit_loads(struct native_code *c, const struct native_regs *r, const
     }
     if (p->mxcsr)
         state_insn(c, r, 0, 0x0fae, 2, MXCSR_AT); /* ldmxcsr */
-    if (p->flags_read)
+    if (p->load_flags)
         load_flags(c, r);
     for (unsigned i = 0; i < 16; i++)
         if (r->gpr >> i & 1)
@@ -554,8 +554,8 @@ static void emit_stores(struct native_code *c, const struct native_regs *r, cons
     for (unsigned i = 0; i < 16; i++)
         if (r->gpr_written >> i & 1)
             state_insn(c, r, REX_W, 0x89, host_gpr(r, i), GPR_AT(i));
-    if (p->flags_written)
-        store_flags(c, r, p->flags_written);
+    if (p->store_flags)
+        store_flags(c, r);
     for (unsigned i = 0; i < 32; i++)
         if (r->vec_written >> i & 1)
             move_vec(c, r, i, c->avx512 ? 64 : 32, p->legacy, true);
@@ -611,13 +611,17 @@ bool native_emit(struct native_code *c, struct native_stub *stub, const struct n
     if (c->end - c->at < STUB_ROOM)
         return false;
     if (f) {
-        p.flags_read = f->tested & X86_ARITH;
-        p.flags_written = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH;
-        /* A shift by zero, for example, leaves the flags alone. */
-        if (p.flags_written && stub->unit == NATIVE_UNIT_GPR)
-            p.flags_read = p.flags_written;
+        u32 written = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH;
+
+        p.store_flags = written;
+        /*
+         * All flags are stored, so those that may stay must be there: a shift by zero leaves all of
+         * them, and the tables of what is written have gaps (VTESTPS).
+         */
+        p.load_flags =
+            (f->tested & X86_ARITH) || (written && (written != X86_ARITH || stub->unit == NATIVE_UNIT_GPR));
     }
-    stub->flags = p.flags_read || p.flags_written;
+    stub->flags = p.load_flags || p.store_flags;
     c->at = (u8 *)ALIGN_UP((uintptr_t)c->at, 16);
     stub->code = (int (*)(struct x86_state *, void *))(c->at + c->to_exec);
     emit_loads(c, r, &p);

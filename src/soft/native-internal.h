@@ -69,7 +69,7 @@ struct native_stub {
     struct native_vsib vsib;
 
     /* Identity: the encoding as executed, and what the bytes do not say. */
-    u8 key_length, key_mode, key_extra;
+    u8 key_length, key_mode, key_extra, key_rsp;
     u8 key[NATIVE_ENCODING_MAX + 1];
     u32 hash, next;
 };
@@ -99,6 +99,11 @@ struct native_regs {
     u8 state, base, scratch;
     u8 rsp_as; /* register that stands for RSP, or X86_RSP when it is not named */
 };
+
+static inline bool native_is_x87(const ZydisDecodedInstruction *insn)
+{
+    return insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->meta.category == ZYDIS_CATEGORY_X87_ALU;
+}
 
 /* --- native-emit.c --- */
 

@@ -208,11 +208,6 @@ static bool is_allowed(const ZydisDecodedInstruction *insn)
     return is_vector_extension(insn->meta.isa_ext) || is_plain_gpr(insn);
 }
 
-static bool is_x87(const ZydisDecodedInstruction *insn)
-{
-    return insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->meta.isa_set == ZYDIS_ISA_SET_SSE3X87;
-}
-
 static enum native_unit unit_of(const ZydisDecodedInstruction *insn, const struct native_regs *r)
 {
     if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || insn->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX)
@@ -221,7 +216,7 @@ static enum native_unit unit_of(const ZydisDecodedInstruction *insn, const struc
         return is_vector_extension(insn->meta.isa_ext) ? NATIVE_UNIT_AVX : NATIVE_UNIT_VEX_GPR;
     if (insn->mnemonic == ZYDIS_MNEMONIC_FWAIT)
         return NATIVE_UNIT_X87_WAIT;
-    if (is_x87(insn))
+    if (native_is_x87(insn))
         return NATIVE_UNIT_X87;
     if (r->vec || insn->meta.isa_set == ZYDIS_ISA_SET_SSEMXCSR)
         return NATIVE_UNIT_SSE;
@@ -315,19 +310,23 @@ static bool call(struct soft_cpu *c, const struct native_stub *stub, void *mem)
     return faulted;
 }
 
-/* MMX instructions make TOP 0 and every register valid (SDM vol. 1, 9.5.1); undone on a fault. */
+/*
+ * MMX instructions make TOP 0 and every register valid (SDM vol. 1, 9.5.1). The hardware has done
+ * that already when a conversion raises #XM; other faults leave all as it was.
+ */
 static bool call_mmx(struct soft_cpu *c, const struct native_stub *stub, void *mem)
 {
     struct x86_fpu *f = &c->s->fpu;
     unsigned top = x87_top(f);
+    bool faulted;
 
     x87_set_top(f, 0);
-    if (call(c, stub, mem)) {
+    faulted = call(c, stub, mem);
+    if (faulted && native_last_trap() != X86_XM)
         x87_set_top(f, top);
-        return true;
-    }
-    f->ftw = 0xff;
-    return false;
+    else
+        f->ftw = 0xff;
+    return faulted;
 }
 
 void native_execute(struct soft_cpu *c, const struct native_stub *stub, void *mem)
@@ -442,7 +441,7 @@ static bool describe(struct native_stub *stub, const u8 *bytes, const ZydisDecod
     if (!describe_memory(stub, insn, ops))
         return false;
     stub->mmx = r->mm;
-    stub->x87 = is_x87(insn);
+    stub->x87 = native_is_x87(insn);
     stub->run = stub->mask ? native_run_masked : stub->mem_size ? run_memory : run_register;
     if (stub->x87) {
         stub->run = run_x87;
@@ -460,7 +459,7 @@ static bool is_vsib(const ZydisDecodedInstruction *insn, const ZydisDecodedOpera
 
 static u32 hash_key(const struct native_stub *s)
 {
-    u32 h = 2166136261u ^ s->key_mode ^ (u32)s->key_extra << 8;
+    u32 h = 2166136261u ^ s->key_mode ^ (u32)s->key_extra << 8 ^ (u32)s->key_rsp << 16;
 
     for (unsigned i = 0; i < s->key_length; i++)
         h = (h ^ s->key[i]) * 16777619u;
@@ -473,7 +472,8 @@ static const struct native_stub *find(const struct native_cache *n, const struct
         const struct native_stub *s = &n->stubs[i];
 
         if (s->hash == key->hash && s->key_length == key->key_length && s->key_mode == key->key_mode &&
-            s->key_extra == key->key_extra && !memcmp(s->key, key->key, key->key_length))
+            s->key_extra == key->key_extra && s->key_rsp == key->key_rsp &&
+            !memcmp(s->key, key->key, key->key_length))
             return s;
     }
     return NULL;
@@ -490,14 +490,18 @@ static const struct native_stub *insert(struct native_cache *n, const struct nat
     return s;
 }
 
-/* What the encoding in 64-bit mode does not tell. */
+/*
+ * The encoding as executed, and what it does not tell: the mode, the operand size of x87 environments,
+ * and the register that stands for RSP.
+ */
 static void make_key(struct native_stub *stub, const ZydisDecodedInstruction *insn, const u8 *bytes,
-                     unsigned length)
+                     unsigned length, u8 rsp_as)
 {
     stub->key_length = (u8)length;
     memcpy(stub->key, bytes, length);
     stub->key_mode = (u8)insn->machine_mode;
     stub->key_extra = (u8)(insn->operand_width >> 4 | insn->address_width);
+    stub->key_rsp = rsp_as;
     stub->hash = hash_key(stub);
 }
 
@@ -533,10 +537,10 @@ const struct native_stub *native_compile(struct native_cache *n, const u8 *bytes
     if (!is_allowed(insn) || !insn_offered(n->cpuid, insn) || !native_registers(insn, ops, &r))
         return NULL;
     if (is_vsib(insn, ops)) {
-        make_key(&stub, insn, bytes, insn->length);
+        make_key(&stub, insn, bytes, insn->length, X86_RSP);
     } else {
         native_encode(bytes, insn, ops, &r, &e);
-        make_key(&stub, insn, e.bytes, e.length);
+        make_key(&stub, insn, e.bytes, e.length, r.rsp_as);
     }
     found = find(n, &stub);
     if (found)
