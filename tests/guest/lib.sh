@@ -39,5 +39,5 @@ reject() { ! grep -iE -- "$1" "$LOG" || fail "the line above must not be there";
 
 # A log without anything that a kernel says when its machine is wrong.
 expect_clean_log() {
-    reject 'WARNING|BUG|Call Trace|spurious|\blost\b|unstable|clocksource.*(skew|wrong)|TSC.*(unsync|fail)|Oops|panic'
+    reject 'WARNING|BUG:|kernel BUG|Call Trace|spurious|\blost\b|unstable|clocksource.*(skew|wrong)|TSC.*(unsync|fail)|Oops|panic'
 }

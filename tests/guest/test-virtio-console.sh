@@ -4,7 +4,7 @@
 
 initrd 'i=0; while [ $i -lt 16000 ]; do printf "%063d\n" $i; i=$((i+1)); done >/tmp/lines
 sha256sum </tmp/lines
-stty -F /dev/hvc0 raw; cat /tmp/lines >/dev/hvc0; sleep 1
+{ stty -F /dev/hvc0 raw; cat /tmp/lines; sleep 1; } >/dev/hvc0
 cat /sys/class/misc/hw_random/rng_current
 dd if=/dev/hwrng bs=1k count=4 2>/dev/null | wc -c
 exit 0' --module virtio_pci --module virtio_console --module virtio_rng
