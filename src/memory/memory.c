@@ -27,7 +27,7 @@ static int check_host_memory(u64 size, struct error *err)
     u64 total = ((u64)si.totalram + si.totalswap) * si.mem_unit;
     if (size <= total)
         return 0;
-    return error_set(err, ENOMEM, "cannot give the guest %llu MiB of RAM: the host has %llu MiB",
+    return error_set(err, ENOMEM, "not enough memory on this host for %llu MiB of RAM: it has %llu MiB",
                      (unsigned long long)(size / MIB), (unsigned long long)(total / MIB));
 }
 

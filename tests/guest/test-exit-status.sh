@@ -16,15 +16,12 @@ APPEND='panic=-1' boot 90 3 --no-reboot
 initrd 'reboot -f'
 APPEND='reboot=t' boot 90 4 --no-reboot
 
-# Without --no-reboot the machine starts again: the second start is told apart by the count in CMOS.
+# Without --no-reboot the machine starts again: the second start is told apart by the clock, which the
+# first one sets back and a reset leaves alone.
 cat >"$WORK/twice" <<'SCRIPT'
 echo "start"
-index() { printf "\\x7a" | dd of=/dev/port bs=1 seek=112 2>/dev/null; }
-index
-value=$(dd if=/dev/port bs=1 skip=113 count=1 2>/dev/null | od -An -tu1)
-[ "$value" -eq 77 ] && { echo "second start"; exit 0; }
-index
-printf "\\x4d" | dd of=/dev/port bs=1 seek=113 2>/dev/null
+[ "$(date +%Y)" -lt 2010 ] && { echo "second start"; exit 0; }
+date -s 2001-01-01 && hwclock -w -u
 reboot -f
 SCRIPT
 initrd "$(cat "$WORK/twice")"
