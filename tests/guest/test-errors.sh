@@ -8,7 +8,7 @@ initrd 'exit 0'
 refused() {
     local pattern=$1 status
     shift
-    timeout 20 "$TRAPEZE" run "$@" --console null >"$WORK/stdout" 2>"$WORK/stderr" </dev/null
+    timeout 20 "$TRAPEZE" run --console null "$@" >"$WORK/stdout" 2>"$WORK/stderr" </dev/null
     status=$?
     [ $status = 1 ] || fail "'$*': status $status, expected 1"
     [ "$(wc -l <"$WORK/stderr")" = 1 ] || { cat "$WORK/stderr"; fail "'$*': not one line"; }
