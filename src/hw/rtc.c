@@ -499,11 +499,14 @@ static int rtc_post_load(void *object, unsigned version, struct error *err)
 
     /* The bounds of what a guest can set, and of virtual time, with room to spare. */
     if (r->base_s < -century * 30 || r->base_s > century * 100 || r->base_ns < -(i64)NS_PER_SEC ||
-        r->base_ns > INT64_MAX / 2)
+        r->base_ns > INT64_MAX / 2) {
+        r->base_s = r->base_ns = 0;
         return error_set(err, EINVAL, "rtc: time out of range");
+    }
     r->ext_index &= 0x7f;
     r->cmos[REG_D] = D_VALID;
     r->flags_ns = MIN(r->flags_ns, vclock_ns(r->clock));
+    r->divider_ns = MIN(r->divider_ns, vclock_ns(r->clock));
     update_irq(r);
     arm(r);
     return 0;

@@ -58,6 +58,15 @@ static void set_handler(int sig, void (*handler)(int))
     sigaction(sig, &sa, NULL);
 }
 
+/* The shell may have put its own modes there meanwhile. */
+static void raw_again(void)
+{
+    if (!atomic_load(&terminal.entered) || !in_foreground())
+        return;
+    atomic_store(&terminal.raw, false);
+    make_raw();
+}
+
 static void stop_signal(int sig)
 {
     int saved = errno;
@@ -71,6 +80,7 @@ static void stop_signal(int sig)
     sigprocmask(SIG_UNBLOCK, &only, &old); /* stops here until SIGCONT */
     sigprocmask(SIG_SETMASK, &old, NULL);
     set_handler(sig, stop_signal);
+    raw_again(); /* an orphaned process group does not stop, and so gets no SIGCONT */
     errno = saved;
 }
 
@@ -78,10 +88,7 @@ static void continue_signal(int sig)
 {
     int saved = errno;
 
-    if (atomic_load(&terminal.entered) && in_foreground()) {
-        atomic_store(&terminal.raw, false); /* the shell may have put its own modes there */
-        make_raw();
-    }
+    raw_again();
     errno = saved;
 }
 
