@@ -1,7 +1,7 @@
 /*
- * Raw files and block devices: a few threads that make blocking system calls. Reads that the page
- * cache can answer are done at once by the submitter, since waking another thread costs more than
- * the copy. (io_uring can take the place of the threads behind the same interface.)
+ * Raw files and block devices: a few threads that make blocking system calls. Short transfers that
+ * the page cache can take or give are done at once by the submitter, since waking another thread
+ * costs more than the copy. (io_uring can take the place of the threads behind the same interface.)
  *
  * Buffers may be guest RAM that the guest changes meanwhile: nothing here depends on their contents.
  */
@@ -21,13 +21,14 @@
 
 #define THREADS 4
 #define MAX_IOV 256
-#define CACHED_READ_MAX (64u << 10) /* longer copies do not belong on a vCPU's thread */
+#define AT_ONCE_MAX (64u << 10) /* longer copies do not belong on a vCPU's thread */
 #define ZERO_CHUNK (64u << 10)
 
 struct raw {
     struct block_device base;
     int fd;
-    atomic_bool no_zero_range, no_cached_read, complained;
+    atomic_bool no_zero_range, complained;
+    atomic_bool no_nowait[2]; /* BLOCK_READ, BLOCK_WRITE: the file system cannot do RWF_NOWAIT */
 
     struct lock lock;    /* guards what follows */
     pthread_cond_t work; /* the queue got longer, or stop */
@@ -196,23 +197,24 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* The whole read from the page cache, or nothing that counts. */
-static bool read_cached(struct raw *raw, const struct block_request *r)
+/* The whole transfer from or to the page cache without waiting for anything, or nothing that counts. */
+static bool do_at_once(struct raw *raw, const struct block_request *r)
 {
-    if (r->op != BLOCK_READ || r->len > CACHED_READ_MAX || r->iovcnt > MAX_IOV ||
-        r->offset > raw->base.size || r->len > raw->base.size - r->offset ||
-        atomic_load(&raw->no_cached_read))
+    if (r->op > BLOCK_WRITE || r->len > AT_ONCE_MAX || r->iovcnt > MAX_IOV || r->offset > raw->base.size ||
+        r->len > raw->base.size - r->offset || atomic_load(&raw->no_nowait[r->op]) ||
+        (r->op == BLOCK_WRITE && raw->base.read_only))
         return false;
-    ssize_t n = preadv2(raw->fd, r->iov, (int)r->iovcnt, (off_t)r->offset, RWF_NOWAIT);
+    ssize_t n = r->op == BLOCK_READ ? preadv2(raw->fd, r->iov, (int)r->iovcnt, (off_t)r->offset, RWF_NOWAIT)
+                                    : pwritev2(raw->fd, r->iov, (int)r->iovcnt, (off_t)r->offset, RWF_NOWAIT);
     if (n < 0 && errno == EOPNOTSUPP)
-        atomic_store(&raw->no_cached_read, true);
+        atomic_store(&raw->no_nowait[r->op], true);
     return n == (ssize_t)r->len;
 }
 
 static void raw_submit(struct block_device *b, struct block_request *r)
 {
     struct raw *raw = from_base(b);
-    if (read_cached(raw, r)) {
+    if (do_at_once(raw, r)) {
         finish(raw, r, 0);
         return;
     }
