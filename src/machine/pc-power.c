@@ -184,4 +184,8 @@ void pc_counters(const struct pc *pc, struct counters *sum)
     *sum = (struct counters){0};
     for (unsigned i = 0; i < pc->vm.vcpu_count; i++)
         counters_add(sum, &pc->vm.vcpus[i]->counters);
+    counters_add(sum, &pc->rng.vdev.counters);
+    counters_add(sum, &pc->hvc.vdev.counters);
+    for (unsigned i = 0; i < pc->disks_made; i++)
+        counters_add(sum, &pc->disk[i].vdev.counters);
 }
