@@ -133,7 +133,7 @@ static void serve_requests(struct vcpu *vcpu)
 static void serve_exit(struct vcpu *vcpu, enum vcpu_exit why, u32 seen_seq)
 {
     switch (why) {
-    case VCPU_EXIT_REQUEST: break;
+    case VCPU_EXIT_REQUEST: vcpu->counters.kicks++; break;
     case VCPU_EXIT_HALT:
         vcpu->counters.halts++;
         sleep_until_woken(vcpu, seen_seq);

@@ -331,6 +331,7 @@ static bool call_mmx(struct soft_cpu *c, const struct native_stub *stub, void *m
 
 void native_execute(struct soft_cpu *c, const struct native_stub *stub, void *mem)
 {
+    c->vcpu->counters.native_stubs++;
     if (unlikely(stub->mmx ? call_mmx(c, stub, mem) : call(c, stub, mem)))
         raise_trap(c);
 }
