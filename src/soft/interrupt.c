@@ -236,13 +236,14 @@ void soft_interrupt(struct soft_cpu *c, u8 vector, enum soft_int_kind kind, bool
     trace(exc, "cpu%u: deliver vector %u kind %d error 0x%x at 0x%llx cpl %u", c->vcpu->index, vector,
           (int)kind, has_error ? error : 0, (unsigned long long)s->rip, c->cpl);
     c->ext = !is_software(kind);
+    bool stepping = s->rflags & X86_TF;
     if (!x86_protected(s))
         deliver_real(c, &ev);
     else if (!(x86_v8086(s) && kind == SOFT_INT_SOFTWARE && deliver_v86_int(c, &ev)))
         deliver_protected(c, &ev);
     c->ext = 0;
     /* The single-step trap of INT n is lost: TF was cleared on the way (SDM vol. 3, 18.3.1.4). */
-    c->no_step = is_software(kind);
+    c->no_step = stepping && is_software(kind);
     s->int_shadow = 0;
     soft_mode_changed(c);
 }

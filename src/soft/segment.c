@@ -554,7 +554,7 @@ static void iret_v86(struct soft_cpu *c, unsigned opsize)
     if (flags & X86_IF)
         flags |= X86_VIF;
     stack_commit(c, &st);
-    set_flags(c, flags, (0xffff & ~(X86_IF | X86_IOPL)) | X86_VIF);
+    set_flags(c, flags, popf_mask(c, 2) | X86_VIF); /* which at this IOPL has neither IF nor IOPL */
     s->nmi_blocked = 0;
     set_real_cs(c, cs, rip);
 }

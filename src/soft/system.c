@@ -435,6 +435,7 @@ void soft_syscall(struct soft_cpu *c)
     if (x86_long_mode(s)) {
         s->gpr[X86_R11] = s->rflags & ~X86_RF;
         s->rip = c->code_size == 8 ? s->lstar : s->cstar;
+        c->no_step = s->rflags & s->sfmask & X86_TF; /* the trap after SYSCALL goes by the new TF */
         s->rflags = (s->rflags & ~(s->sfmask | X86_RF)) | X86_FLAG1;
         set_flat(c, cs, FLAT_CODE64, (cs & ~3u) + 8, 0);
     } else {
@@ -459,6 +460,8 @@ void soft_sysret(struct soft_cpu *c, unsigned opsize)
         s->rflags = (s->gpr[X86_R11] & 0x3c7fd7) | X86_FLAG1;
     else
         s->rflags |= X86_IF;
+    if (s->rflags & X86_TF) /* SYSRET traps at once, not after the next instruction */
+        c->pending_db |= X86_DR6_BS;
     set_flat(c, to64 ? cs + 16 : cs, to64 ? FLAT_CODE64 : FLAT_CODE32, cs + 8, 3);
 }
 

@@ -363,6 +363,20 @@ static void syscall_and_sysret_in_64_bit_mode(void **state)
     assert_int_equal(f->s->seg[X86_SS].selector, 0x23);
 }
 
+static void single_steps_around_system_calls(void **state)
+{
+    struct fixture *f = *state;
+    fx_long(f, 3);
+    set_up_syscall(f);
+    f->s->rflags |= X86_TF;
+    assert_int_equal(try(f, do_syscall, 0, 0, 0), FX_NO_FAULT);
+    soft_step_done(f->c);
+    assert_int_equal(f->c->pending_db, 0); /* SFMASK took TF away */
+    assert_int_equal(try(f, do_sysret, 0, 0, 8), FX_NO_FAULT);
+    assert_true(f->s->rflags & X86_TF);
+    assert_int_equal(f->c->pending_db, X86_DR6_BS);
+}
+
 static void sysret_to_compatibility_mode(void **state)
 {
     struct fixture *f = *state;
@@ -639,6 +653,7 @@ int main(void)
         T(lgdt_and_sgdt_by_operand_size),
         T(hlt_is_for_cpl_0),
         T(syscall_and_sysret_in_64_bit_mode),
+        T(single_steps_around_system_calls),
         T(sysret_to_compatibility_mode),
         T(sysret_to_a_non_canonical_address),
         T(syscall_in_compatibility_mode_is_amds),
