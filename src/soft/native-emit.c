@@ -14,8 +14,6 @@
  */
 #include "soft/native-internal.h"
 
-#define STUB_ROOM 1024
-
 #define REX_W 8u
 #define HOST_MXCSR 0x1f80u
 
@@ -608,7 +606,7 @@ bool native_emit(struct native_code *c, struct native_stub *stub, const struct n
                      .vector = r->vec};
     const ZydisAccessedFlags *f = insn->cpu_flags;
 
-    if (c->end - c->at < STUB_ROOM)
+    if (c->end - c->at < (ptrdiff_t)NATIVE_CODE_MAX)
         return false;
     if (f) {
         u32 written = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH;

@@ -10,6 +10,7 @@
 #include "soft/native.h"
 
 #define NATIVE_ENCODING_MAX 15u
+#define NATIVE_CODE_MAX 768u   /* bytes of machine code of a stub at most */
 #define NATIVE_OPERAND_MAX 64u /* bytes of a memory operand of a stub */
 
 /* What must hold for the instruction to execute at all: SDM vol. 2, 2.4 to 2.8 and vol. 1, 8 to 15. */

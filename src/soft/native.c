@@ -22,7 +22,6 @@ struct native_cache {
     void *exec;
     struct native_stub *stubs;
     u32 count;
-    bool full;
     bool avx, avx512; /* of the host */
     u32 bucket[BUCKETS];
 };
@@ -49,7 +48,6 @@ static int map_code(struct native_cache *n, struct error *err)
 void native_cache_reset(struct native_cache *n)
 {
     n->count = 0;
-    n->full = false;
     n->code = (struct native_code){.at = n->code_start,
                                    .end = n->code_start + CODE_SIZE,
                                    .to_exec = (u8 *)n->exec - n->code_start,
@@ -96,7 +94,8 @@ void native_cache_free(struct native_cache *n)
 
 bool native_cache_full(const struct native_cache *n)
 {
-    return n->full;
+    return n->count + NATIVE_RESERVE > STUBS_MAX ||
+           (size_t)(n->code.end - n->code.at) < NATIVE_RESERVE * (size_t)NATIVE_CODE_MAX;
 }
 
 bool native_uses_flags(const struct native_stub *stub)
@@ -501,7 +500,7 @@ static void make_key(struct native_stub *stub, const ZydisDecodedInstruction *in
     stub->key_length = (u8)length;
     memcpy(stub->key, bytes, length);
     stub->key_mode = (u8)insn->machine_mode;
-    stub->key_extra = (u8)(insn->operand_width >> 4 | insn->address_width);
+    stub->key_extra = (u8)(insn->operand_width >> 4);
     stub->key_rsp = rsp_as;
     stub->hash = hash_key(stub);
 }
@@ -520,11 +519,7 @@ static bool build(struct native_cache *n, struct native_stub *stub, const u8 *by
         return false;
     if (native_control(insn))
         return true;
-    if (!native_emit(&n->code, stub, e, r, insn, ops)) {
-        n->full = true;
-        return false;
-    }
-    return true;
+    return native_emit(&n->code, stub, e, r, insn, ops);
 }
 
 const struct native_stub *native_compile(struct native_cache *n, const u8 *bytes,
@@ -538,7 +533,7 @@ const struct native_stub *native_compile(struct native_cache *n, const u8 *bytes
     if (!is_allowed(insn) || !insn_offered(n->cpuid, insn) || !native_registers(insn, ops, &r))
         return NULL;
     if (is_vsib(insn, ops)) {
-        make_key(&stub, insn, bytes, insn->length, X86_RSP);
+        make_key(&stub, insn, bytes, insn->length, X86_RSP); /* with its address, and so as it is */
     } else {
         native_encode(bytes, insn, ops, &r, &e);
         make_key(&stub, insn, e.bytes, e.length, r.rsp_as);
@@ -546,11 +541,7 @@ const struct native_stub *native_compile(struct native_cache *n, const u8 *bytes
     found = find(n, &stub);
     if (found)
         return found;
-    if (n->count == STUBS_MAX) {
-        n->full = true;
-        return NULL;
-    }
-    if (!build(n, &stub, bytes, insn, ops, &r, &e))
+    if (n->count == STUBS_MAX || !build(n, &stub, bytes, insn, ops, &r, &e))
         return NULL;
     return insert(n, &stub);
 }

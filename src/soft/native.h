@@ -20,17 +20,18 @@ struct native_cache *native_cache_new(const struct cpuid_table *cpuid, struct er
 void native_cache_free(struct native_cache *n);
 
 /*
- * The memory for stubs is bounded. Once it is full native_compile() returns NULL for what it does not
- * hold yet: when it returned NULL and native_cache_full() is true, drop every decoded block, call
- * native_cache_reset() (every stub becomes invalid) and compile again.
+ * The memory for stubs is bounded. True when there is no room for NATIVE_RESERVE more of them, which
+ * the caller looks at before it decodes so many instructions: it then drops every decoded block and
+ * calls native_cache_reset(), after which no stub is valid.
  */
+#define NATIVE_RESERVE 256
 bool native_cache_full(const struct native_cache *n);
 void native_cache_reset(struct native_cache *n);
 
 /*
  * The stub for the instruction (@bytes, decoded as @insn and @ops), shared by all places that hold
  * an equal one. NULL when it cannot be run this way, or the guest's CPUID does not offer it: the caller
- * raises #UD (but see native_cache_full()). Stubs live until native_cache_reset() or _free(). Nothing
+ * raises #UD. Stubs live until native_cache_reset() or _free(). Nothing
  * is raised here.
  *
  * What it takes: x87, MMX, SSE to AVX-512 (EMMS, FNINIT, FLDENV, LDMXCSR and so on included, FXSAVE,

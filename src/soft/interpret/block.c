@@ -54,6 +54,16 @@ void block_cache_flush(struct soft_cpu *c)
     memset(p->hash, 0, sizeof(*p->hash) << BLOCK_HASH_BITS);
     p->arena_used = 0;
     p->epoch++;
+    if (native_cache_full(p->native))
+        native_cache_reset(p->native);
+}
+
+/* A block to be decoded finds room for itself and for its stubs. */
+static void make_room(struct soft_cpu *c)
+{
+    struct interpret_private *p = c->interpret;
+    if (p->arena_used + BLOCK_MAX_SIZE > ARENA_SIZE || native_cache_full(p->native))
+        block_cache_flush(c);
 }
 
 static struct block **bucket(struct interpret_private *p, u64 gpa, u32 mode)
@@ -127,6 +137,7 @@ static struct block *uncached(struct soft_cpu *c, u64 la, u64 gpa, u32 mode)
 {
     struct block *b = c->interpret->scratch;
     u8 *bytes = (u8 *)&b->insn[2];
+    make_room(c);
     unsigned len = soft_fetch(c, la, bytes, 15);
     *b = (struct block){.gpa = gpa, .mode = mode};
     if (decode_block(c, b, bytes, len, 1, mode, len == 15))
@@ -149,8 +160,7 @@ static u32 track(struct soft_cpu *c, u64 gpa, u64 off)
 static struct block *reserve(struct soft_cpu *c, u64 gpa, u32 mode)
 {
     struct interpret_private *p = c->interpret;
-    if (p->arena_used + BLOCK_MAX_SIZE > ARENA_SIZE)
-        block_cache_flush(c);
+    make_room(c);
     struct block *b = (struct block *)(p->arena + p->arena_used);
     *b = (struct block){.gpa = gpa, .gpa2 = BLOCK_NO_PAGE, .mode = mode};
     return b;
