@@ -56,10 +56,15 @@ static inline void machine_init(struct machine *m)
     assert_int_equal(interpret_engine.vcpu_init(m->vcpu, &err), 0);
     m->cpu = m->vcpu->engine_data;
     m->s = &m->vcpu->state;
+    /* As vcpu.c does around run(); exclusive sections count on it. */
+    m->vcpu->in_guest = true;
+    m->vm.in_guest = 1;
 }
 
 static inline void machine_release(struct machine *m)
 {
+    m->vcpu->in_guest = false;
+    m->vm.in_guest = 0;
     interpret_engine.vcpu_release(m->vcpu);
     interpret_engine.vm_release(&m->vm);
     vm_release(&m->vm);

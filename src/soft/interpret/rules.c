@@ -150,6 +150,18 @@ static bool how_mov(struct decode *d, const struct rule *r)
     }
 }
 
+/* With REX.B it is XCHG R8, rAX, whatever the prefix before. */
+static bool how_pause(struct decode *d, const struct rule *r)
+{
+    unsigned n = d->z.raw.rex.W ? 3 : d->z.operand_width == 16 ? 1 : 2;
+    if (!d->z.raw.rex.B)
+        return how_plain(d, r);
+    d->i->r = X86_R8 * 8;
+    d->i->r2 = R_AX;
+    d->i->fn = forms_xchg.rr[n];
+    return true;
+}
+
 /* --- stack --- */
 
 static bool wide_stack(const struct decode *d)
@@ -587,7 +599,7 @@ const struct rule decode_rules[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     PLAIN(PREFETCHT2, insn_nop),
     PLAIN(PREFETCHW, insn_nop),
     PLAIN(PREFETCHWT1, insn_nop),
-    PLAIN(PAUSE, insn_pause),
+    M(PAUSE) = {.how = how_pause, .r = insn_pause},
     PLAIN(LFENCE, insn_fence),
     PLAIN(SFENCE, insn_fence),
     PLAIN(MFENCE, insn_fence),
