@@ -521,6 +521,7 @@ int uart16550_init(struct uart16550 *u, struct memory *m, u16 base, struct event
 void uart16550_release(struct uart16550 *u)
 {
     timer_cancel(&u->timeout);
+    tx_drain(u);
     if (u->chardev) {
         chardev_set_room(u->chardev, 0);
         u->chardev->listener = NULL;

@@ -16,6 +16,7 @@
 #include "backend/char/terminal.h"
 
 #define ESCAPE 0x01 /* Ctrl-a */
+#define PATIENCE_MS 10000
 
 struct stdio_char {
     struct char_stream stream;
@@ -134,6 +135,7 @@ struct chardev *chardev_stdio_new(struct event_loop *loop, void (*quit)(void *ow
     c->owner = owner;
     char_stream_init(&c->stream, loop, &stdio_chardev_ops, &stdio_ops);
     c->stream.base.connected = true;
+    c->stream.patience_ms = PATIENCE_MS;
     ignore_sigpipe();
     if (isatty(STDIN_FILENO)) {
         if (terminal_enter_raw(STDIN_FILENO, err)) {

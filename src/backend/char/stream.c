@@ -7,6 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 #define NO_BREAK (~(size_t)0)
 /* A pipe that polls writable takes this much without blocking (pipe(7)); a terminal may take just 1. */
 #define SHARED_CHUNK_PIPE 4096
@@ -185,13 +187,14 @@ void char_stream_break(struct char_stream *s, size_t ahead)
 static void end_output(struct char_stream *s)
 {
     s->output_dead = true;
+    s->out_pos = s->out_len = 0;
     if (s->ops->output_ended)
         s->ops->output_ended(s);
 }
 
-ssize_t char_stream_write(struct chardev *c, const u8 *data, size_t len)
+/* Writes until the peer takes no more; returns how much went out. A dead peer takes everything. */
+static size_t write_through(struct char_stream *s, const u8 *data, size_t len)
 {
-    struct char_stream *s = container_of(c, struct char_stream, base);
     size_t done = 0;
 
     while (done < len) {
@@ -200,30 +203,94 @@ ssize_t char_stream_write(struct chardev *c, const u8 *data, size_t len)
         if (s->output_dead || s->out_fd < 0)
             return len;
         n = write_now(s, data + done, len - done);
-        if (n >= 0) {
+        if (n >= 0)
             done += n;
-        } else if (errno == EINTR) {
-            continue;
-        } else if (try_again(errno)) {
-            event_source_set_events(&s->out, EPOLLOUT);
-            break;
-        } else {
+        else if (!try_again(errno))
             end_output(s);
-        }
+        else if (errno != EINTR)
+            break;
     }
     return done;
+}
+
+/* Keeps what the peer does not take now; returns how much there was place for. */
+static size_t keep(struct char_stream *s, const u8 *data, size_t len)
+{
+    if (!s->out_buffer)
+        s->out_buffer = malloc(CHAR_OUTPUT_BUFFER);
+    if (!s->out_buffer)
+        return 0;
+    if (s->out_pos && s->out_len + len > CHAR_OUTPUT_BUFFER) {
+        memmove(s->out_buffer, s->out_buffer + s->out_pos, s->out_len - s->out_pos);
+        s->out_len -= s->out_pos;
+        s->out_pos = 0;
+    }
+    len = MIN(len, CHAR_OUTPUT_BUFFER - s->out_len);
+    memcpy(s->out_buffer + s->out_len, data, len);
+    s->out_len += len;
+    return len;
+}
+
+ssize_t char_stream_write(struct chardev *c, const u8 *data, size_t len)
+{
+    struct char_stream *s = container_of(c, struct char_stream, base);
+    size_t done = 0;
+
+    if (s->out_pos == s->out_len)
+        done = write_through(s, data, len);
+    if (done == len)
+        return len;
+    done += keep(s, data + done, len - done);
+    s->refused = done < len;
+    event_source_set_events(&s->out, EPOLLOUT);
+    return done;
+}
+
+/* Writes what was kept; true when nothing is left. */
+static bool flush(struct char_stream *s)
+{
+    if (s->out_pos < s->out_len)
+        s->out_pos += write_through(s, s->out_buffer + s->out_pos, s->out_len - s->out_pos);
+    if (s->out_pos < s->out_len)
+        return false;
+    s->out_pos = s->out_len = 0;
+    return true;
+}
+
+static void tell_writable(struct char_stream *s)
+{
+    struct chardev_listener *l = s->base.listener;
+
+    if (!s->refused)
+        return;
+    s->refused = false;
+    if (l && l->writable)
+        l->writable(l);
 }
 
 static void output_ready(struct event_source *source, u32 events)
 {
     struct char_stream *s = container_of(source, struct char_stream, out);
-    struct chardev_listener *l = s->base.listener;
 
-    event_source_set_events(source, s->out_idle_events);
     if ((events & (EPOLLHUP | EPOLLERR)) && !s->output_dead)
         end_output(s);
-    if (l && l->writable)
-        l->writable(l);
+    if (flush(s))
+        event_source_set_events(source, s->out_idle_events);
+    if (s->out_len - s->out_pos <= CHAR_OUTPUT_BUFFER / 2)
+        tell_writable(s);
+}
+
+/* At the end: waits for the peer to take what was kept, as long as it takes anything. */
+static void drain(struct char_stream *s)
+{
+    struct pollfd p = {.fd = s->out_fd, .events = POLLOUT};
+
+    while (!flush(s)) {
+        if (poll(&p, 1, s->patience_ms) > 0)
+            continue;
+        log_warn("console: %zu bytes of output were not taken", s->out_len - s->out_pos);
+        return;
+    }
 }
 
 /* --- life cycle --- */
@@ -253,6 +320,7 @@ void char_stream_init(struct char_stream *s, struct event_loop *loop, const stru
         .deliver = {.call = deliver_later},
         .limit = CHAR_BUFFER,
         .break_at = NO_BREAK,
+        .patience_ms = CHAR_PATIENCE_MS,
     };
 }
 
@@ -280,9 +348,6 @@ int char_stream_start(struct char_stream *s, int in_fd, enum char_mode in_mode, 
 
 void char_stream_stop(struct char_stream *s)
 {
-    struct chardev_listener *l = s->base.listener;
-    bool waited = s->out.fd >= 0 && (s->out.events & EPOLLOUT);
-
     event_source_remove(&s->in);
     event_source_remove(&s->out);
     if (s->in_fd >= 0)
@@ -290,14 +355,16 @@ void char_stream_stop(struct char_stream *s)
     if (s->out_fd >= 0)
         close(s->out_fd);
     s->in_fd = s->out_fd = -1;
-    if (waited && l && l->writable)
-        l->writable(l); /* from here on everything is taken */
+    s->out_pos = s->out_len = 0;
+    tell_writable(s); /* from here on everything is taken */
 }
 
 void char_stream_release(struct char_stream *s)
 {
     s->base.listener = NULL;
     event_loop_unpost(s->loop, &s->deliver);
+    drain(s);
     char_stream_stop(s);
     free(s->buffer);
+    free(s->out_buffer);
 }

@@ -1,6 +1,8 @@
 /*
  * What the character backends on file descriptors share: an input buffer that is filled as long as
- * it has space and handed out as the frontend has room, and output that never blocks.
+ * it has space and handed out as the frontend has room, and output that never blocks. A buffer
+ * holds what a stalled peer does not take, for frontends that cannot wait long (a kernel that polls
+ * its UART gives up after 10 ms); it is written out at the latest by the release.
  *
  * Locking is that of chardev.h: everything runs under the machine lock.
  */
@@ -11,6 +13,8 @@
 
 #define CHAR_BUFFER 4096           /* read ahead normally */
 #define CHAR_BUFFER_MAX (1u << 20) /* kept when a peer leaves, or so that escape keys are seen */
+#define CHAR_OUTPUT_BUFFER (256u << 10)
+#define CHAR_PATIENCE_MS 1000
 
 /* How to keep a descriptor from blocking. */
 enum char_mode {
@@ -39,13 +43,17 @@ struct char_stream {
     struct event_source in, out;
     struct deferred deliver;
     u8 *buffer;
-    size_t pos, len, cap; /* bytes [pos, len) wait for the frontend */
-    size_t limit;         /* reads stop when so many wait */
-    size_t room;          /* what the frontend takes */
-    size_t break_at;      /* a break comes when pos gets there, ~0: none */
-    u32 idle_events;      /* waited for while not reading: EPOLLPRI to hear of a hang-up, or 0 */
-    u32 out_idle_events;  /* the same for the output while it takes everything */
-    bool output_dead;     /* swallow */
+    size_t pos, len, cap;    /* bytes [pos, len) wait for the frontend */
+    size_t limit;            /* reads stop when so many wait */
+    size_t room;             /* what the frontend takes */
+    size_t break_at;         /* a break comes when pos gets there, ~0: none */
+    u32 idle_events;         /* waited for while not reading: EPOLLPRI to hear of a hang-up, or 0 */
+    u32 out_idle_events;     /* the same for the output while it takes everything */
+    u8 *out_buffer;          /* made when it is first needed */
+    size_t out_pos, out_len; /* bytes [out_pos, out_len) wait for the peer */
+    int patience_ms;         /* release waits so long for a peer that takes nothing */
+    bool refused;            /* the frontend waits for writable() */
+    bool output_dead;        /* swallow */
 };
 
 /* @chardev_ops: write and set_room are char_stream_write and char_stream_set_room, free is the backend's. */
@@ -64,7 +72,7 @@ void char_stream_stop(struct char_stream *s);
 /* Reads what is left of input into the buffer, at most to CHAR_BUFFER_MAX, before a stop. */
 void char_stream_slurp(struct char_stream *s);
 
-/* Stops and frees what the stream holds, not the struct. */
+/* Waits for the peer to take the rest of the output, then stops and frees what the stream holds. */
 void char_stream_release(struct char_stream *s);
 
 /* The frontend gets a break after the bytes that wait now and @ahead more. */
