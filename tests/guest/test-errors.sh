@@ -31,7 +31,7 @@ refused 'missing.*No such file' --kernel "$kernel" --disk "$WORK/missing"
 refused "$WORK" --kernel "$kernel" --disk "$WORK"
 refused 'memory' --kernel "$kernel" --memory 8M
 refused 'memory|space' --kernel "$kernel" --memory 65G
-refused 'memory|space' --kernel "$kernel" --memory 64G
+refused 'RAM|space' --kernel "$kernel" --memory 64G
 refused 'memory' --kernel "$kernel" --memory 12Q
 refused "unknown option '--kernal'.*--kernel" --kernal "$kernel"
 refused 'cpus' --kernel "$kernel" --cpus 0
