@@ -47,6 +47,24 @@ DEFINE_HOST_ACCESS(32)
 DEFINE_HOST_ACCESS(64)
 #undef DEFINE_HOST_ACCESS
 
+/* The stack of 64-bit mode, where an address that is not canonical is #SS. */
+static ALWAYS_INLINE u64 soft_stack_read64(struct soft_cpu *c, u64 la)
+{
+    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    if (likely(e->read == (((la + 7) & PAGE_MASK) | c->ctx)))
+        return soft_host_read64((const void *)(uintptr_t)(la + (u64)e->addend));
+    return soft_stack_read_slow(c, la);
+}
+
+static ALWAYS_INLINE void soft_stack_write64(struct soft_cpu *c, u64 la, u64 v)
+{
+    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    if (likely(e->write == (((la + 7) & PAGE_MASK) | c->ctx)))
+        soft_host_write64((void *)(uintptr_t)(la + (u64)e->addend), v);
+    else
+        soft_stack_write_slow(c, la, v);
+}
+
 /* By size, which should be a constant. */
 static ALWAYS_INLINE u64 soft_read(struct soft_cpu *c, u64 la, unsigned size)
 {

@@ -428,6 +428,24 @@ void soft_write_slow(struct soft_cpu *c, u64 la, u64 value, unsigned size)
         soft_note_data_access(c, la, size, true);
 }
 
+static void check_stack(struct soft_cpu *c, u64 la)
+{
+    if (!x86_canonical(la) || !x86_canonical(la + 7))
+        soft_raise_err(c, X86_SS_, 0);
+}
+
+u64 soft_stack_read_slow(struct soft_cpu *c, u64 la)
+{
+    check_stack(c, la);
+    return soft_read_slow(c, la, 8);
+}
+
+void soft_stack_write_slow(struct soft_cpu *c, u64 la, u64 value)
+{
+    check_stack(c, la);
+    soft_write_slow(c, la, value, 8);
+}
+
 u64 soft_sys_read(struct soft_cpu *c, u64 la, unsigned size)
 {
     return mmu_read_as(c, MMU_SYS, la, size);

@@ -107,6 +107,10 @@ NORETURN void soft_raise_db(struct soft_cpu *c, u64 dr6_bits);
 u64 soft_read_slow(struct soft_cpu *c, u64 la, unsigned size);
 void soft_write_slow(struct soft_cpu *c, u64 la, u64 value, unsigned size);
 
+/* Of 8 bytes on the stack of 64-bit mode: #SS instead of #GP where the address is not canonical. */
+u64 soft_stack_read_slow(struct soft_cpu *c, u64 la);
+void soft_stack_write_slow(struct soft_cpu *c, u64 la, u64 value);
+
 /* The same as the supervisor, for implicit accesses to GDT, LDT, IDT, TSS. */
 u64 soft_sys_read(struct soft_cpu *c, u64 la, unsigned size);
 void soft_sys_write(struct soft_cpu *c, u64 la, u64 value, unsigned size);

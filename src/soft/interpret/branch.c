@@ -126,7 +126,7 @@ static ALWAYS_INLINE void push_64(struct soft_cpu *c, struct insn *i, struct x86
 {
     u64 sp = s->gpr[X86_RSP] - 8;
     c->cur = i;
-    soft_write64(c, sp, v);
+    soft_stack_write64(c, sp, v);
     s->gpr[X86_RSP] = sp;
 }
 
@@ -174,7 +174,7 @@ H(jmp_m_64)
 H(ret_64)
 {
     c->cur = i;
-    u64 target = soft_read64(c, s->gpr[X86_RSP]);
+    u64 target = soft_stack_read64(c, s->gpr[X86_RSP]);
     jump_64(c, i, s, target);
     s->gpr[X86_RSP] += 8 + (u64)i->disp;
     DONE;

@@ -7,7 +7,7 @@
 static ALWAYS_INLINE void push_64(struct soft_cpu *c, struct x86_state *s, u64 v)
 {
     u64 sp = s->gpr[X86_RSP] - 8;
-    soft_write64(c, sp, v);
+    soft_stack_write64(c, sp, v);
     s->gpr[X86_RSP] = sp;
 }
 
@@ -38,7 +38,7 @@ H(push_m_64)
 H(pop_r_64)
 {
     c->cur = i;
-    u64 v = soft_read64(c, s->gpr[X86_RSP]);
+    u64 v = soft_stack_read64(c, s->gpr[X86_RSP]);
     s->gpr[X86_RSP] += 8;
     reg_set64(s, i->r, v);
     NEXT;
@@ -167,10 +167,7 @@ H(insn_popa)
 
 static u64 stack_la(struct soft_cpu *c, u64 offset, unsigned size, enum soft_access access)
 {
-    offset &= MASK(c->stack_size * 8);
-    if (c->mode & SOFT_MODE_CODE64)
-        return offset;
-    return soft_segment_check(c, X86_SS, offset, size, access);
+    return soft_segment_check(c, X86_SS, offset & MASK(c->stack_size * 8), size, access);
 }
 
 /* imm: bytes of locals, disp: nesting level. SDM vol. 2, "ENTER". */
@@ -204,7 +201,7 @@ H(leave_64)
 {
     c->cur = i;
     u64 bp = s->gpr[X86_RBP];
-    s->gpr[X86_RBP] = soft_read64(c, bp);
+    s->gpr[X86_RBP] = soft_stack_read64(c, bp);
     s->gpr[X86_RSP] = bp + 8;
     NEXT;
 }

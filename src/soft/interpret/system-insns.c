@@ -174,12 +174,11 @@ static void set_ac(struct soft_cpu *c, struct x86_state *s, bool set)
 {
     if (c->cpl != 0 || !(s->cr0 & X86_CR0_PE))
         soft_ud(c);
-    s->rflags = set ? s->rflags | X86_AC : s->rflags & ~X86_AC;
-    soft_mode_changed(c);
+    soft_set_ac(c, set);
 }
 
-SYSTEM(insn_clac, set_ac(c, s, false))
-SYSTEM(insn_stac, set_ac(c, s, true))
+SYSTEM_MILD(insn_clac, set_ac(c, s, false))
+SYSTEM_MILD(insn_stac, set_ac(c, s, true))
 
 /* --- processor control --- */
 
