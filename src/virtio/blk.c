@@ -328,6 +328,7 @@ static void blk_kick(struct virtio_device *vdev, unsigned queue)
         }
         if (req->chain.out_bytes < HEADER_SIZE || req->chain.in_bytes < 1) {
             virtio_device_error(vdev, "queue %u: request without header or status", queue);
+            virtqueue_push(vq, &req->chain, 0);
             request_put(req);
             break;
         }

@@ -201,13 +201,15 @@ static void virtio_pre_save(void *object)
     drain(object);
 }
 
+/* What virtqueue_enable() and the walker ensure in a device that was not loaded. */
 static bool queue_loaded_ok(const struct virtqueue *vq)
 {
-    if (vq->in_flight || (vq->enabled && !virtqueue_layout_ok(vq)))
-        return false;
-    if (!vq->enabled || !virtio_has(vq->dev, VIRTIO_F_RING_PACKED))
+    if (!vq->enabled)
         return true;
-    return vq->avail_idx < vq->size && vq->used_idx < vq->size;
+    if (!(vq->dev->status & VIRTIO_STATUS_FEATURES_OK) || !virtqueue_layout_ok(vq))
+        return false;
+    return !virtio_has(vq->dev, VIRTIO_F_RING_PACKED) ||
+           (vq->avail_idx < vq->size && vq->used_idx < vq->size);
 }
 
 static int virtio_post_load(void *object, unsigned version, struct error *err)
@@ -218,6 +220,7 @@ static int virtio_post_load(void *object, unsigned version, struct error *err)
     for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
         struct virtqueue *vq = &dev->queue[i];
         vq->unsignalled = 0;
+        vq->in_flight = 0; /* pre_save drained */
         if (i >= dev->queue_count)
             vq->enabled = false;
         else if (!queue_loaded_ok(vq))

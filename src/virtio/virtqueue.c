@@ -243,6 +243,7 @@ static bool gather(struct virtqueue *vq, u16 head, struct virtq_chain *chain)
     struct cursor c = {.table = ring_span(vq, vq->desc, desc_area_size(vq)), .count = vq->size, .pos = head};
     struct descriptor d;
 
+    BUG_ON(head >= vq->size);
     chain->id = head;
     chain->ring_entries = 0;
     chain->out = chain->in = 0;
@@ -521,19 +522,13 @@ size_t iov_write(const struct iovec *iov, unsigned count, u64 skip, const void *
 }
 
 static const struct field virtqueue_fields[] = {
-    FIELD(struct virtqueue, size),
-    FIELD(struct virtqueue, msix_vector),
-    FIELD(struct virtqueue, desc),
-    FIELD(struct virtqueue, driver),
-    FIELD(struct virtqueue, device),
-    FIELD(struct virtqueue, enabled),
-    FIELD(struct virtqueue, avail_idx),
-    FIELD(struct virtqueue, used_idx),
-    FIELD(struct virtqueue, avail_wrap),
-    FIELD(struct virtqueue, used_wrap),
-    FIELD(struct virtqueue, in_flight),
-    FIELD(struct virtqueue, doorbell_off),
-    FIELD_END,
+    FIELD(struct virtqueue, size),         FIELD(struct virtqueue, msix_vector),
+    FIELD(struct virtqueue, desc),         FIELD(struct virtqueue, driver),
+    FIELD(struct virtqueue, device),       FIELD(struct virtqueue, enabled),
+    FIELD(struct virtqueue, avail_idx),    FIELD(struct virtqueue, used_idx),
+    FIELD(struct virtqueue, avail_wrap),   FIELD(struct virtqueue, used_wrap),
+
+    FIELD(struct virtqueue, doorbell_off), FIELD_END,
 };
 
 const struct state_desc virtqueue_state = {.name = "virtqueue", .version = 1, .fields = virtqueue_fields};

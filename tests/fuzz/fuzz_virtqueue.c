@@ -10,6 +10,7 @@
 #include "backend/char/chardev.h"
 #include "base/log.h"
 #include "hw/pci.h"
+#include "state/codec.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 
@@ -35,6 +36,7 @@ struct target {
     struct virtio_console console;
     size_t room;
     u8 sum;
+    unsigned forged;
     bool packed; /* as the last start chose */
 };
 
@@ -161,6 +163,21 @@ static void host_input(struct target *t, struct input *in)
     t->console.listener.writable(&t->console.listener);
 }
 
+/* A snapshot with one byte changed: what is refused ends in a reset, what is accepted must be harmless. */
+static void forge_state(struct target *t, struct input *in, unsigned dev)
+{
+    struct device *d = dev ? &t->console.pci.function.dev : &t->blk.pci.function.dev;
+    struct state_buf b = {0};
+    if (t->forged++ >= 4) /* they take long */
+        return;
+    BUG_ON(state_save(&b, d->state, 0, d->object, NULL) < 0);
+    size_t at = (size_t)take(in, 2);
+    b.data[at % b.len] ^= (u8)take(in, 1);
+    if (state_load(&b, d->state, 0, d->object, NULL) < 0)
+        plug(t, d, PCI_DEVFN(1 + dev, 0), dev);
+    state_buf_release(&b);
+}
+
 static void run_one(struct target *t, struct input *in)
 {
     u8 kind = (u8)take(in, 1);
@@ -174,7 +191,9 @@ static void run_one(struct target *t, struct input *in)
     case 5: start(t, dev, (u8)take(in, 1)); break;
     case 6: host_input(t, in); break;
     case 7:
-        if (arg & 1)
+        if (arg & 8)
+            forge_state(t, in, dev);
+        else if (arg & 1)
             (void)memory_mmio_read(&t->memory, BAR0(dev) + take(in, 2), 1u << (arg >> 1 & 3));
         else
             pci_config_write(&t->bus, PCI_DEVFN(1 + dev, 0), (unsigned)take(in, 1), (u32)take(in, 4), 4);

@@ -665,6 +665,89 @@ static void a_file_is_written_and_read_through_its_threads(void **state)
     (void)unlink(path);
 }
 
+/* --- several vCPUs --- */
+
+#define THREADS 3
+#define THREAD_ROUNDS 150
+#define THREAD_BATCH 4
+
+struct vcpu_thread {
+    struct fixture *f;
+    u16 queue;
+    bool ok;
+};
+
+/* Waits for @count requests on @queue. The machine lock is given up meanwhile. */
+static void take_all(struct fixture *f, u16 queue, unsigned count)
+{
+    u32 id, used;
+    while (count) {
+        if (ring_take(&f->d.ring[queue], &id, &used)) {
+            count--;
+            continue;
+        }
+        ring_want_interrupt(&f->d.ring[queue], 0);
+        driver_wait(&f->d, queue + 1u, f->d.messages[queue + 1] + 1);
+    }
+}
+
+/* Writes sectors of its own through a queue of its own, and reads them back. */
+static void *use_queue(void *arg)
+{
+    struct vcpu_thread *t = arg;
+    struct fixture *f = t->f;
+    u64 buffers = BUFFER + 0x20000 + 0x10000ull * t->queue;
+    t->ok = true;
+    lock_acquire(&f->d.lock);
+    for (unsigned round = 0; round < THREAD_ROUNDS; round++) {
+        u32 type = round % 2 ? T_IN : T_OUT;
+        for (unsigned i = 0; i < THREAD_BATCH; i++) {
+            int value = type == T_OUT ? (int)(round + 7 * i + t->queue + 1) : 0;
+            memset(guest(f, buffers + 0x2000 * i, 0x2000), value, 0x2000);
+            add_request(f, t->queue, t->queue * THREAD_BATCH + i, type,
+                        4096ull * t->queue + round / 2 * 64 + 16 * i, buffers + 0x2000 * i, 0x2000);
+        }
+        ring_doorbell(&f->d, t->queue);
+        take_all(f, t->queue, THREAD_BATCH);
+        for (unsigned i = 0; i < THREAD_BATCH; i++) {
+            u8 want = (u8)((round & ~1u) + 7 * i + t->queue + 1);
+            t->ok = t->ok && status_of(f, t->queue * THREAD_BATCH + i) == OK &&
+                    *guest(f, buffers + 0x2000 * i + 0x1fff, 1) == want;
+        }
+    }
+    lock_drop(&f->d.lock);
+    return NULL;
+}
+
+static void vcpus_use_their_queues_at_once(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/trapeze-blk-XXXXXX";
+    pthread_t threads[THREADS];
+    struct vcpu_thread t[THREADS];
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && ftruncate(fd, 8 << 20) == 0);
+    (void)close(fd);
+    struct block_device *disk = block_raw_open(path, false, NULL);
+    assert_non_null(disk);
+    struct fixture *f = make(disk, false, THREADS);
+    driver_start(&f->d, ~0ull & ~F(F_CONFIG_WCE), THREADS, 64);
+    lock_drop(&f->d.lock);
+    for (u16 i = 0; i < THREADS; i++) {
+        t[i] = (struct vcpu_thread){.f = f, .queue = i};
+        assert_int_equal(pthread_create(&threads[i], NULL, use_queue, &t[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_true(t[i].ok);
+    }
+    lock_acquire(&f->d.lock);
+    void *done = f;
+    teardown(&done);
+    block_close(disk);
+    (void)unlink(path);
+}
+
 #define WITH_DISK(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 #define ON_BOTH(test)                                         \
     {#test " (split)", test, setup, teardown, NULL},          \
@@ -701,6 +784,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_queue_has_its_own_vector, setup_queues, teardown),
         cmocka_unit_test(too_many_queues_are_refused),
         cmocka_unit_test(a_file_is_written_and_read_through_its_threads),
+        cmocka_unit_test(vcpus_use_their_queues_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -367,7 +367,7 @@ static void impossible_saved_states_are_refused(void **state)
     struct fixture *f = *state;
     struct device *dev = &f->rng.pci.function.dev;
     struct virtqueue *vq = &f->rng.vdev.queue[0];
-    for (unsigned i = 0; i < 7; i++) {
+    for (unsigned i = 0; i < 8; i++) {
         struct state_buf b = {0};
         struct error err = {0};
         dev->reset(dev);
@@ -381,6 +381,7 @@ static void impossible_saved_states_are_refused(void **state)
         case 4: vq->used_idx = 8; break;
         case 5: f->rng.vdev.features |= BIT(60); break;
         case 6: vq->msix_vector = 2; break;
+        case 7: f->rng.vdev.status &= (u8)~VIRTIO_STATUS_FEATURES_OK; break;
         }
         assert_int_equal(state_save(&b, dev->state, 0, dev->object, &err), 0);
         dev->reset(dev);
