@@ -597,28 +597,33 @@ static void emit_end(struct native_code *c, const struct native_regs *r, const s
     byte(c, 0xc3);
 }
 
+static void plan_flags(struct plan *p, const struct native_stub *stub, const ZydisDecodedInstruction *insn)
+{
+    const ZydisAccessedFlags *f = insn->cpu_flags;
+    u32 written;
+
+    if (!f)
+        return;
+    written = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH;
+    p->store_flags = written;
+    /*
+     * All flags are stored, so those that may stay must be there: a shift by zero leaves all of them,
+     * and the tables of what is written have gaps (VTESTPS).
+     */
+    p->load_flags =
+        (f->tested & X86_ARITH) || (written && (written != X86_ARITH || stub->unit == NATIVE_UNIT_GPR));
+}
+
 bool native_emit(struct native_code *c, struct native_stub *stub, const struct native_encoding *e,
-                 const struct native_regs *r, const ZydisDecodedInstruction *insn,
-                 const ZydisDecodedOperand *ops)
+                 const struct native_regs *r, const ZydisDecodedInstruction *insn)
 {
     struct plan p = {.legacy = insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY,
                      .mxcsr = uses_mxcsr(insn),
                      .vector = r->vec};
-    const ZydisAccessedFlags *f = insn->cpu_flags;
 
     if (c->end - c->at < (ptrdiff_t)NATIVE_CODE_MAX)
         return false;
-    if (f) {
-        u32 written = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH;
-
-        p.store_flags = written;
-        /*
-         * All flags are stored, so those that may stay must be there: a shift by zero leaves all of
-         * them, and the tables of what is written have gaps (VTESTPS).
-         */
-        p.load_flags =
-            (f->tested & X86_ARITH) || (written && (written != X86_ARITH || stub->unit == NATIVE_UNIT_GPR));
-    }
+    plan_flags(&p, stub, insn);
     stub->flags = p.load_flags || p.store_flags;
     c->at = (u8 *)ALIGN_UP((uintptr_t)c->at, 16);
     stub->code = (int (*)(struct x86_state *, void *))(c->at + c->to_exec);
@@ -630,5 +635,95 @@ bool native_emit(struct native_code *c, struct native_stub *stub, const struct n
     emit_end(c, r, &p, 0);
     stub->abort = c->at + c->to_exec;
     emit_end(c, r, &p, 1);
+    return true;
+}
+
+/* --- the short way of x87 instructions --- */
+
+#define FCW_AT offsetof(struct x86_state, fpu.fcw)
+#define RESULT_AT(i) (FXSAVE_AT + NATIVE_X87_RESULTS + 16 * (size_t)(i))
+
+/* cmp word [fcw], the host's; je: over what is emitted until land() */
+static u8 *skip_if_host_fcw(struct native_code *c, const struct native_regs *r)
+{
+    byte(c, 0x66);
+    state_insn(c, r, 0, 0x81, 7, FCW_AT);
+    byte(c, X87_FCW_INIT & 0xff);
+    byte(c, X87_FCW_INIT >> 8);
+    byte(c, 0x74);
+    return c->at++;
+}
+
+static void land(struct native_code *c, u8 *jump)
+{
+    *jump = (u8)(c->at - jump - 1);
+}
+
+static void load_host_fcw(struct native_code *c)
+{
+    byte(c, 0x68); /* push the host's control word */
+    word32(c, X87_FCW_INIT);
+    byte(c, 0xd9); /* fldcw [rsp] */
+    byte(c, 0x2c);
+    byte(c, 0x24);
+    byte(c, 0x58); /* pop rax */
+}
+
+/* Flags that C code may have left must not become the guest's. */
+static void clear_host_exceptions(struct native_code *c)
+{
+    byte(c, 0xdf); /* fnstsw ax */
+    byte(c, 0xe0);
+    byte(c, 0xa8); /* test al, exceptions */
+    byte(c, 0x7f);
+    byte(c, 0x74); /* jz +2 */
+    byte(c, 2);
+    byte(c, 0xdb); /* fnclex */
+    byte(c, 0xe2);
+}
+
+bool native_emit_x87(struct native_code *c, struct native_stub *stub, const struct native_encoding *e,
+                     const struct native_regs *r, const ZydisDecodedInstruction *insn)
+{
+    const struct native_x87 *x = &stub->x87_shape;
+    struct plan p = {.legacy = true};
+    u8 *jump;
+
+    if (c->end - c->at < (ptrdiff_t)NATIVE_CODE_MAX)
+        return false;
+    plan_flags(&p, stub, insn);
+    c->at = (u8 *)ALIGN_UP((uintptr_t)c->at, 16);
+    stub->x87_code = (u32(*)(struct x86_state *, void *))(c->at + c->to_exec);
+    clear_host_exceptions(c);
+    jump = skip_if_host_fcw(c, r);
+    state_insn(c, r, 0, 0xd9, 5, FCW_AT); /* fldcw */
+    land(c, jump);
+    for (unsigned i = x->depth; i-- > 0;)
+        state_insn(c, r, 0, 0xdb, 5, ST_AT(i)); /* fld tbyte */
+    if (p.load_flags)
+        load_flags(c, r);
+    memcpy(c->at, e->bytes, e->length);
+    c->at += e->length;
+    if (p.store_flags)
+        store_flags(c, r);
+    byte(c, 0xdf); /* fnstsw ax */
+    byte(c, 0xe0);
+    for (unsigned i = 0; i < (unsigned)x->depth + x->push - x->pop; i++) {
+        if (x->written >> i & 1) {
+            state_insn(c, r, 0, 0xdb, 7, RESULT_AT(i)); /* fstp tbyte */
+        } else {
+            byte(c, 0xdd); /* fstp st(0) */
+            byte(c, 0xd8);
+        }
+    }
+    byte(c, 0x0f); /* movzx edx, ax */
+    byte(c, 0xb7);
+    byte(c, 0xd0);
+    jump = skip_if_host_fcw(c, r);
+    load_host_fcw(c);
+    land(c, jump);
+    byte(c, 0x89); /* mov eax, edx */
+    byte(c, 0xd0);
+    byte(c, 0xc3);
     return true;
 }

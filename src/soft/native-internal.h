@@ -47,6 +47,17 @@ struct native_vsib {
     i64 disp;
 };
 
+/* What a simple x87 instruction does to the register stack. */
+struct native_x87 {
+    u8 depth;     /* it uses ST0 to ST(depth - 1) at most */
+    u8 push, pop; /* how often */
+    u8 written;   /* registers, by their number afterwards */
+    u16 codes;    /* the condition codes in FSW that it sets */
+};
+
+/* Offset in x86_fpu.fxsave where the short stub of an x87 instruction leaves register results. */
+#define NATIVE_X87_RESULTS 160u
+
 struct native_stub {
     void (*run)(struct soft_cpu *c, const struct native_stub *stub, u64 la);
 
@@ -65,6 +76,8 @@ struct native_stub {
     u8 mask;       /* enum native_mask */
     u8 mask_reg, element_size, element_count;
     u16 fop;
+    struct native_x87 x87_shape;
+    u32 (*x87_code)(struct x86_state *s, void *mem); /* the short way; returns FSW. May be NULL */
     ZydisMnemonic mnemonic;
     u8 operand_width; /* bits: 16 or more */
     struct native_vsib vsib;
@@ -115,17 +128,26 @@ void native_encode(const u8 *bytes, const ZydisDecodedInstruction *insn, const Z
                    const struct native_regs *r, struct native_encoding *e);
 /* Writes the stub's code; false when there is no room. */
 bool native_emit(struct native_code *code, struct native_stub *stub, const struct native_encoding *e,
-                 const struct native_regs *r, const ZydisDecodedInstruction *insn,
-                 const ZydisDecodedOperand *ops);
+                 const struct native_regs *r, const ZydisDecodedInstruction *insn);
+
+/* The short way of an x87 instruction, see native-x87.c. False when there is no room. */
+bool native_emit_x87(struct native_code *code, struct native_stub *stub, const struct native_encoding *e,
+                     const struct native_regs *r, const ZydisDecodedInstruction *insn);
+
+/* --- native-x87.c --- */
+
+/* Is it an instruction with a short way? @x is zero before. @amd: C1 stays where Intel clears it. */
+bool native_describe_x87(struct native_x87 *x, unsigned opcode, unsigned modrm, bool amd);
+void native_execute_x87(struct soft_cpu *c, const struct native_stub *stub, void *mem);
 
 /* --- native.c --- */
-
-extern const struct native_vsib native_no_vsib;
 
 /* Raises #UD or #NM where the unit cannot be used now, #MF where an x87 exception is pending. */
 void native_check_unit(struct soft_cpu *c, const struct native_stub *stub);
 /* Runs the code on @mem and raises what it raised. */
 void native_execute(struct soft_cpu *c, const struct native_stub *stub, void *mem);
+/* The same, without a look for a shorter way. */
+void native_execute_whole(struct soft_cpu *c, const struct native_stub *stub, void *mem);
 /* 64-byte buffer for an operand at @la, at the same place in a cache line, zeroed. */
 u8 *native_bounce(struct native_cache *n, u64 la);
 

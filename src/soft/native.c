@@ -328,11 +328,19 @@ static bool call_mmx(struct soft_cpu *c, const struct native_stub *stub, void *m
     return faulted;
 }
 
+void native_execute_whole(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+{
+    if (unlikely(stub->mmx ? call_mmx(c, stub, mem) : call(c, stub, mem)))
+        raise_trap(c);
+}
+
 void native_execute(struct soft_cpu *c, const struct native_stub *stub, void *mem)
 {
     c->vcpu->counters.native_stubs++;
-    if (unlikely(stub->mmx ? call_mmx(c, stub, mem) : call(c, stub, mem)))
-        raise_trap(c);
+    if (stub->x87)
+        native_execute_x87(c, stub, mem);
+    else
+        native_execute_whole(c, stub, mem);
 }
 
 static void run_register(struct soft_cpu *c, const struct native_stub *stub, u64 la)
@@ -519,7 +527,11 @@ static bool build(struct native_cache *n, struct native_stub *stub, const u8 *by
         return false;
     if (native_control(insn))
         return true;
-    return native_emit(&n->code, stub, e, r, insn, ops);
+    return native_emit(&n->code, stub, e, r, insn) &&
+           (!stub->x87 ||
+            !native_describe_x87(&stub->x87_shape, insn->opcode, bytes[insn->raw.modrm.offset],
+                                 n->cpuid->amd) ||
+            native_emit_x87(&n->code, stub, e, r, insn));
 }
 
 const struct native_stub *native_compile(struct native_cache *n, const u8 *bytes,
