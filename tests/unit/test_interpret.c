@@ -414,6 +414,25 @@ static void patched_code_is_decoded_anew(void **state)
     assert_int_equal(GPR(m, RBX), 5050);
 }
 
+/* 0F 04 is no instruction and 0F 1F 00 is a NOP: the later bytes decide. Also across a page end. */
+static void undecodable_bytes_that_become_code_are_decoded_anew(void **state)
+{
+    static const u8 bad[] = {0x0f, 0x04, 0x00, 0xf4}, good[] = {0x0f, 0x1f, 0x00, 0xf4};
+    struct machine *m = *state;
+    machine_mode64(m);
+    for (u64 at = 0x31000 - 4; at <= 0x31000; at++) {
+        for (unsigned n = 0; n < 4; n++) {
+            memory_write(&m->memory, at, n & 1 ? good : bad, sizeof bad);
+            m->s->rip = at;
+            u64 hlt = machine_run(m);
+            if (n & 1)
+                assert_int_equal(hlt, at + 3);
+            else
+                assert_int_equal(machine_vector(hlt), X86_UD);
+        }
+    }
+}
+
 PROGRAM(p_data_in_code, 64,
         "mov $100000, %ecx; 1: incl 2f(%rip); loop 1b; mov 2f(%rip), %eax; jmp 3f; 2: .long 0; 3:");
 
@@ -723,6 +742,7 @@ int main(void)
         T(all_registers_at_once),
         T(a_block_that_changes_itself_executes_the_new_code),
         T(patched_code_is_decoded_anew),
+        T(undecodable_bytes_that_become_code_are_decoded_anew),
         T(data_beside_code_does_not_cost_a_decoding_each),
         T(an_instruction_across_pages_follows_both),
         T(an_instruction_into_a_missing_page_faults_there),

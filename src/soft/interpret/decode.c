@@ -191,7 +191,7 @@ static enum decode_status decode_insn(struct decode *d, unsigned avail)
     if (st == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) {
         undecodable(i, insn_gp, 15);
     } else if (!ZYAN_SUCCESS(st)) {
-        undecodable(i, insn_ud, 1);
+        undecodable(i, insn_ud, MIN(avail, 15u)); /* any of these bytes may be what is wrong */
     } else {
         decode_operands(d);
         if (decode_known(d))
