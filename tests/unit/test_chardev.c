@@ -634,7 +634,7 @@ NORETURN static void run_child(size_t room)
     _exit(7);
 }
 
-static struct child start_on_terminal(struct termios *before, size_t room)
+static struct child start_on_terminal_as(struct termios *before, size_t room, bool controlling)
 {
     struct child c;
     int slave;
@@ -646,11 +646,21 @@ static struct child start_on_terminal(struct termios *before, size_t room)
     if (!c.pid) {
 
         close(c.to);
-        login_tty(slave);
+        if (controlling)
+            login_tty(slave);
+        else
+            setsid();
+        dup2(slave, 0);
+        dup2(slave, 1);
         run_child(room);
     }
     close(slave);
     return c;
+}
+
+static struct child start_on_terminal(struct termios *before, size_t room)
+{
+    return start_on_terminal_as(before, room, true);
 }
 
 static struct child start_on_pipes(void)
@@ -709,6 +719,21 @@ static void terminal_is_raw_and_comes_back(void **state)
     assert_int_equal(now.c_lflag & (ICANON | ECHO | ISIG), 0);
     send_text(&c, "a\x03");
     expect_read(c.from, "[a][03]");
+    send_text(&c, "q");
+    expect_read(c.from, "[q]bye");
+    assert_int_equal(WEXITSTATUS(wait_status(&c)), 7);
+    assert_modes(&c, &before);
+    close(c.to);
+}
+
+static void a_terminal_of_another_session_is_raw_too(void **state)
+{
+    struct termios before, now;
+    struct child c = start_on_terminal_as(&before, 1, false);
+
+    expect_read(c.from, "ready");
+    assert_int_equal(tcgetattr(c.to, &now), 0);
+    assert_int_equal(now.c_lflag & (ICANON | ECHO | ISIG), 0);
     send_text(&c, "q");
     expect_read(c.from, "[q]bye");
     assert_int_equal(WEXITSTATUS(wait_status(&c)), 7);
@@ -922,6 +947,7 @@ int main(void)
         TEST(pty_carries_both_ways),
         TEST(pty_without_a_reader_swallows),
         TEST(terminal_is_raw_and_comes_back),
+        TEST(a_terminal_of_another_session_is_raw_too),
         TEST(escape_keys),
         TEST(quit_works_although_the_guest_does_not_read),
         TEST(terminal_comes_back_after_exit_and_signals),

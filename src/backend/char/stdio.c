@@ -28,10 +28,10 @@ struct stdio_char {
 
 static void print_help(void)
 {
-    static const char help[] = "\r\nCtrl-a x  quit\r\n"
-                               "Ctrl-a a  send Ctrl-a to the guest\r\n"
-                               "Ctrl-a b  send a break\r\n"
-                               "Ctrl-a h  this help\r\n";
+    static const char help[] = "\nCtrl-a x  quit\n"
+                               "Ctrl-a a  send Ctrl-a to the guest\n"
+                               "Ctrl-a b  send a break\n"
+                               "Ctrl-a h  this help\n";
 
     if (write(STDERR_FILENO, help, sizeof help - 1) < 0)
         return; /* then there is nobody to help */

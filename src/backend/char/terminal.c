@@ -28,9 +28,12 @@ static void restore(void)
         tcsetattr(terminal.fd, TCSANOW, &terminal.cooked);
 }
 
+/* A terminal that is not our controlling one has no jobs: tcgetpgrp() fails. */
 static bool in_foreground(void)
 {
-    return tcgetpgrp(terminal.fd) == getpgrp();
+    pid_t group = tcgetpgrp(terminal.fd);
+
+    return group < 0 || group == getpgrp();
 }
 
 static void make_raw(void)
