@@ -39,6 +39,14 @@
 #define MTRR_VARIABLE 8
 #define MTRR_CAP (MTRR_VARIABLE | BIT(8) /* fixed */ | BIT(10) /* write combining */)
 
+/*
+ * Not affected: RDCL, L1D flush on entry, SSB, MDS, page size change, TAA, stale MMIO data (three),
+ * BHI, PBRSB, GDS, RFDS, ITS; and IBRS once enabled holds for all modes. Why: x86/cpuid.h.
+ */
+#define ARCH_CAPABILITIES                                                                                   \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | \
+     BIT(24) | BIT(26) | BIT(27) | BIT(62))
+
 static bool has(const struct vcpu *vcpu, enum cpuid_feature f)
 {
     return cpuid_has(vcpu->vm->cpuid, f);
@@ -76,6 +84,7 @@ static const struct plain plain[] = {
     PLAIN(MSR_SYSENTER_ESP, sysenter_esp, RULE_CANONICAL, CPUID_SEP),
     PLAIN(MSR_SYSENTER_EIP, sysenter_eip, RULE_CANONICAL, CPUID_SEP),
     PLAIN(MSR_TSC_AUX, tsc_aux, RULE_32BIT, CPUID_RDTSCP),
+    PLAIN(MSR_SPEC_CTRL, spec_ctrl, RULE_32BIT, CPUID_SPEC_CTRL),
     PLAIN(MSR_MISC_ENABLE, misc_enable, RULE_ANY, -1),
     PLAIN(MSR_MCG_STATUS, mcg_status, RULE_ANY, -1),
 };
@@ -239,6 +248,8 @@ static int write_efer(struct vcpu *vcpu, u64 value)
         allowed |= X86_EFER_LME;
     if (has(vcpu, CPUID_NX))
         allowed |= X86_EFER_NXE;
+    if (has(vcpu, CPUID_AUTO_IBRS))
+        allowed |= X86_EFER_AUTOIBRS;
     if (value & ~allowed)
         return -1;
     if (x86_paging(s) && ((value ^ s->efer) & X86_EFER_LME))
@@ -350,6 +361,9 @@ static int read_special(struct vcpu *vcpu, u32 index, u64 *value)
     case MSR_PAT: *value = s->pat; return 0;
     case MSR_MTRR_CAP: *value = MTRR_CAP; return 0;
     case MSR_MCG_CAP: *value = 0; return 0; /* no banks */
+    case MSR_ARCH_CAPABILITIES:
+        *value = ARCH_CAPABILITIES;
+        return has(vcpu, CPUID_ARCH_CAPABILITIES) ? 0 : -1;
     case MSR_BIOS_SIGN_ID: *value = microcode_revision(vcpu); return 0;
     case MSR_DEBUGCTL: *value = s->debugctl; return 0;
     case MSR_XSS: *value = s->xss; return has(vcpu, CPUID_XSAVES) ? 0 : -1;
@@ -378,6 +392,7 @@ static int write_special(struct vcpu *vcpu, u32 index, u64 value)
             return -1;
         s->pat = value;
         return 0;
+    case MSR_PRED_CMD: return has(vcpu, CPUID_SPEC_CTRL) ? 0 : -1; /* no predictor is the guest's */
     case MSR_BIOS_SIGN_ID: return 0; /* software clears it before it reads the revision */
     case MSR_DEBUGCTL:
         if (value & ~3ull) /* LBR and BTF */

@@ -16,7 +16,7 @@
 /* The frequency behind our local APIC timer, which the guest is told in leaves 15h and 40000010h. */
 #define APIC_BUS_KHZ 1000000u
 
-enum source { SOURCE_EMULATED, SOURCE_NATIVE, SOURCE_AVX, SOURCE_AVX512 };
+enum source { SOURCE_EMULATED, SOURCE_INTEL, SOURCE_NATIVE, SOURCE_AVX, SOURCE_AVX512 };
 enum level { LEVEL_BASE = 1, LEVEL_V2, LEVEL_V3, LEVEL_HOST, LEVEL_NONE };
 
 struct feature {
@@ -116,7 +116,7 @@ static bool host_offers(const struct builder *b, const struct feature *f)
     const u64 avx = X86_XCR0_SSE | X86_XCR0_AVX;
     struct cpuid_leaf l = host_leaf(f->leaf, f->subleaf);
 
-    if (f->source == SOURCE_EMULATED)
+    if (f->source == SOURCE_EMULATED || f->source == SOURCE_INTEL)
         return true;
     if (f->source == SOURCE_AVX && (b->host_xcr0 & avx) != avx)
         return false;
@@ -133,7 +133,7 @@ static int offer_features(struct builder *b, const char *model, struct error *er
         const struct feature *f = &features[i];
         struct cpuid_leaf *l = find_mutable(b->t, f->leaf, f->subleaf);
 
-        if (!l || f->level > b->level)
+        if (!l || f->level > b->level || (f->source == SOURCE_INTEL && b->t->amd))
             continue;
         if (host_offers(b, f))
             *leaf_reg(l, f->reg) |= BIT(f->bit);
@@ -263,9 +263,9 @@ static void add_extended(struct builder *b)
 {
     bool amd = b->t->amd;
     struct cpuid_leaf l = host_leaf(0x80000000, 0);
-    u32 max = MIN(l.eax, amd ? 0x80000021 : 0x80000008);
+    u32 max = MIN(l.eax, amd ? 0x8000001e : 0x80000008);
 
-    l.eax = max;
+    l.eax = amd ? 0x80000021 : max;
     add(b, false, l);
     l = host_leaf(0x80000001, 0);
     /* AMD repeats leaf 1's EDX here (APM vol. 3, E.4.1). */
@@ -290,8 +290,7 @@ static void add_extended(struct builder *b)
         add_caches(b, 0x8000001d);
         add(b, false, (struct cpuid_leaf){.leaf = 0x8000001e});
     }
-    if (max >= 0x80000021)
-        add_features(b, false, 0x80000021, 0);
+    add_features(b, false, 0x80000021, 0);
 }
 
 /* Fixed words that are neither features nor topology, after the feature bits are known. */

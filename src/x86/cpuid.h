@@ -28,9 +28,14 @@ struct cpuid_table {
 /*
  * Feature bits by name: leaf, sub-leaf, register and bit; the least model that offers it (BASE: every
  * one, V2 and V3: the levels of the psABI, HOST: only "host", NONE: never from this list, named so
- * that it can be asked for); and what it rests on: our own code (EMULATED), or the host's having it
- * (NATIVE), with the register state that its system enables (AVX, AVX512). A bit that is not listed
- * is not offered, apart from those of cpuid.c's topology.
+ * that it can be asked for); and what it rests on: our own code (EMULATED, and INTEL for that vendor
+ * alone), or the host's having it (NATIVE), with the register state that its system enables (AVX,
+ * AVX512). A bit that is not listed is not offered, apart from those of cpuid.c's topology.
+ *
+ * Speculation. No branch of a guest runs as that branch under a software engine, so the measures
+ * that a system takes in its own code against what its processes taught the branch predictors, or
+ * left in buffers, cost much there and protect nothing. The bits that say "not affected" spare them:
+ * automatic IBRS, BTC_NO, SRSO_NO, TSA_*_NO on AMD, ARCH_CAPABILITIES on Intel.
  */
 /* clang-format off */
 #define CPUID_FEATURES(X)                                          \
@@ -81,7 +86,7 @@ struct cpuid_table {
     X(TSC_ADJUST, 7, 0, ebx, 1, BASE, EMULATED)                    \
     X(BMI1, 7, 0, ebx, 3, V3, NATIVE)                              \
     X(AVX2, 7, 0, ebx, 5, V3, AVX)                                 \
-    X(FDP_EXCPTN_ONLY, 7, 0, ebx, 6, NONE, EMULATED)                 \
+    X(FDP_EXCPTN_ONLY, 7, 0, ebx, 6, NONE, EMULATED)               \
     X(SMEP, 7, 0, ebx, 7, BASE, EMULATED)                          \
     X(BMI2, 7, 0, ebx, 8, V3, NATIVE)                              \
     X(ERMS, 7, 0, ebx, 9, BASE, EMULATED)                          \
@@ -113,6 +118,8 @@ struct cpuid_table {
     X(FSRM, 7, 0, edx, 4, BASE, EMULATED)                          \
     X(AVX512_VP2INTERSECT, 7, 0, edx, 8, HOST, AVX512)             \
     X(AVX512_FP16, 7, 0, edx, 23, HOST, AVX512)                    \
+    X(SPEC_CTRL, 7, 0, edx, 26, BASE, INTEL)                       \
+    X(ARCH_CAPABILITIES, 7, 0, edx, 29, BASE, INTEL)               \
     X(AVX_VNNI, 7, 1, eax, 4, HOST, AVX)                           \
     X(AVX512_BF16, 7, 1, eax, 5, HOST, AVX512)                     \
     X(XSAVEOPT, 0xd, 1, eax, 0, V3, EMULATED)                      \
@@ -134,8 +141,13 @@ struct cpuid_table {
     X(LM, 0x80000001, 0, edx, 29, BASE, EMULATED)                  \
     X(INVARIANT_TSC, 0x80000007, 0, edx, 8, BASE, EMULATED)        \
     X(CLZERO, 0x80000008, 0, ebx, 0, NONE, EMULATED)               \
+    X(BTC_NO, 0x80000008, 0, ebx, 29, BASE, EMULATED)              \
     X(LFENCE_SERIALIZING, 0x80000021, 0, eax, 2, BASE, EMULATED)   \
-    X(NULL_SEL_CLEARS_BASE, 0x80000021, 0, eax, 6, BASE, EMULATED)
+    X(NULL_SEL_CLEARS_BASE, 0x80000021, 0, eax, 6, NONE, EMULATED) \
+    X(AUTO_IBRS, 0x80000021, 0, eax, 8, BASE, EMULATED)            \
+    X(SRSO_NO, 0x80000021, 0, eax, 29, BASE, EMULATED)             \
+    X(TSA_SQ_NO, 0x80000021, 0, ecx, 1, BASE, EMULATED)            \
+    X(TSA_L1_NO, 0x80000021, 0, ecx, 2, BASE, EMULATED)
 /* clang-format on */
 
 enum cpuid_feature {

@@ -88,6 +88,7 @@ enum x86_seg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_SEG_COUNT };
 #define X86_EFER_LME BIT(8)
 #define X86_EFER_LMA BIT(10)
 #define X86_EFER_NXE BIT(11)
+#define X86_EFER_AUTOIBRS BIT(21)
 
 /* XCR0 */
 #define X86_XCR0_X87 BIT(0)

@@ -251,6 +251,17 @@ static void hypervisor_leaves_give_kvm_clock_and_frequencies(void **state)
     assert_int_equal(r[1], 1000000);
 }
 
+static void no_measure_against_speculation_is_asked_for(void **state)
+{
+    struct cpuid_table t = build("x86-64-v2", 1);
+
+    assert_int_equal(cpuid_has(&t, CPUID_AUTO_IBRS), t.amd);
+    assert_int_equal(cpuid_has(&t, CPUID_SRSO_NO), t.amd);
+    assert_int_equal(cpuid_has(&t, CPUID_BTC_NO), t.amd);
+    assert_int_equal(cpuid_has(&t, CPUID_ARCH_CAPABILITIES), !t.amd);
+    assert_int_equal(cpuid_has(&t, CPUID_SPEC_CTRL), !t.amd);
+}
+
 static void tsc_leaf_gives_the_frequency(void **state)
 {
     struct cpuid_table t = build("host", 1);
@@ -277,6 +288,7 @@ int main(void)
         cmocka_unit_test(compacted_layout_packs_what_is_there),
         cmocka_unit_test(dynamic_bits_follow_the_control_registers),
         cmocka_unit_test(hypervisor_leaves_give_kvm_clock_and_frequencies),
+        cmocka_unit_test(no_measure_against_speculation_is_asked_for),
         cmocka_unit_test(tsc_leaf_gives_the_frequency),
     };
 
