@@ -190,92 +190,99 @@ DEFINE_DIV_N(idiv, "idiv", 32, "l", idiv_overflows((i64)(d << 32 | a), (i32)b, 3
 DEFINE_DIV_N(idiv, "idiv", 64, "q", idiv_overflows((i128)((u128)d << 64 | a), (i64)b, 64))
 DIV_FORMS(idiv)
 
-/* --- decimal adjustment: not in 64-bit mode, so the host cannot do it for us; SDM vol. 2 --- */
+/*
+ * --- decimal adjustment: not in 64-bit mode, so the host cannot do it for us; SDM vol. 2 ---
+ *
+ * Flags that the manual leaves undefined are those of the addition or subtraction inside, as measured.
+ */
 
-/* ZF, SF and PF as the host gives them for @v, the rest from @f. */
-static u16 flags_of_result(u8 v, u16 f)
+#define DEFINE_ADJUST(OP, N, INSN)                                                     \
+    static u##N OP##N(u##N a, u##N b, u16 *flags)                                      \
+    {                                                                                  \
+        u32 f;                                                                         \
+        asm(INSN " %2, %1" FLAGS_OUT : "=&a"(f), "+&q"(a) : "q"(b) : "cc");            \
+        *flags = (u16)f;                                                               \
+        return a;                                                                      \
+    }
+DEFINE_ADJUST(add, 8, "addb")
+DEFINE_ADJUST(sub, 8, "subb")
+DEFINE_ADJUST(add, 16, "addw")
+DEFINE_ADJUST(sub, 16, "subw")
+
+static void set_carries(struct soft_cpu *c, u16 flags, bool carry, bool adjust)
 {
-    u32 r;
-    asm("testb %1, %1" FLAGS_OUT : "=&a"(r) : "q"(v) : "cc");
-    return (u16)((r & (AF_ZF | AF_SF | AF_PF)) | (f & (AF_CF | AF_AF)));
+    flags &= (u16)~(AF_CF | AF_AF);
+    c->arith_flags = (u16)(flags | (carry ? AF_CF : 0) | (adjust ? AF_AF : 0));
+}
+
+/* What DAA adds and DAS subtracts; both end with CF when the upper digit needed it. */
+static u8 decimal_adjustment(struct soft_cpu *c, u8 al, bool *adjust, bool *carry)
+{
+    *adjust = (al & 0xf) > 9 || (c->arith_flags & AF_AF);
+    *carry = al > 0x99 || (c->arith_flags & AF_CF);
+    return (u8)((*adjust ? 6 : 0) + (*carry ? 0x60 : 0));
 }
 
 H(insn_daa)
 {
-    u8 old = reg_get8(s, R_AX), al = old;
-    u16 f = c->arith_flags, r = 0;
-    if ((al & 0xf) > 9 || (f & AF_AF)) {
-        al = (u8)(al + 6);
-        r |= AF_AF;
-    }
-    if (old > 0x99 || (f & AF_CF)) {
-        al = (u8)(al + 0x60);
-        r |= AF_CF;
-    }
-    reg_set8(s, R_AX, al);
-    c->arith_flags = flags_of_result(al, r);
+    bool adjust, carry;
+    u16 f;
+    u8 al = reg_get8(s, R_AX), by = decimal_adjustment(c, al, &adjust, &carry);
+    reg_set8(s, R_AX, add8(al, by, &f));
+    set_carries(c, f, carry, adjust);
     NEXT;
 }
 
 H(insn_das)
 {
-    u8 old = reg_get8(s, R_AX), al = old;
-    u16 f = c->arith_flags, r = 0;
-    if ((al & 0xf) > 9 || (f & AF_AF)) {
-        r |= AF_AF | (al < 6 ? AF_CF : 0);
-        al = (u8)(al - 6);
-    }
-    if (old > 0x99 || (f & AF_CF)) {
-        al = (u8)(al - 0x60);
-        r |= AF_CF;
-    }
-    reg_set8(s, R_AX, al);
-    c->arith_flags = flags_of_result(al, r);
+    bool adjust, carry;
+    u16 f;
+    u8 al = reg_get8(s, R_AX), by = decimal_adjustment(c, al, &adjust, &carry);
+    reg_set8(s, R_AX, sub8(al, by, &f));
+    set_carries(c, f, carry || (adjust && al < 6), adjust);
     NEXT;
+}
+
+static bool needs_ascii_adjustment(const struct soft_cpu *c, u16 ax)
+{
+    return (ax & 0xf) > 9 || (c->arith_flags & AF_AF);
 }
 
 H(insn_aaa)
 {
-    u16 ax = reg_get16(s, R_AX), r = 0;
-    if ((ax & 0xf) > 9 || (c->arith_flags & AF_AF)) {
-        ax = (u16)(ax + 0x106);
-        r = AF_AF | AF_CF;
-    }
-    ax &= 0xff0f;
-    reg_set16(s, R_AX, ax);
-    c->arith_flags = flags_of_result((u8)ax, r);
+    u16 f, ax = reg_get16(s, R_AX);
+    bool adjust = needs_ascii_adjustment(c, ax);
+    reg_set16(s, R_AX, add16(ax, adjust ? 0x106 : 0, &f) & 0xff0f);
+    set_carries(c, f, adjust, adjust);
     NEXT;
 }
 
 H(insn_aas)
 {
-    u16 ax = reg_get16(s, R_AX), r = 0;
-    if ((ax & 0xf) > 9 || (c->arith_flags & AF_AF)) {
-        ax = (u16)(ax - 0x106);
-        r = AF_AF | AF_CF;
-    }
-    ax &= 0xff0f;
-    reg_set16(s, R_AX, ax);
-    c->arith_flags = flags_of_result((u8)ax, r);
+    u16 f, ax = reg_get16(s, R_AX);
+    bool adjust = needs_ascii_adjustment(c, ax);
+    reg_set16(s, R_AX, sub16(ax, adjust ? 0x106 : 0, &f) & 0xff0f);
+    set_carries(c, f, adjust, adjust);
     NEXT;
 }
 
 H(insn_aam)
 {
     u8 al = reg_get8(s, R_AX), base = (u8)i->imm;
+    u16 f;
     c->cur = i;
     if (!base)
         soft_raise(c, X86_DE);
-    reg_set16(s, R_AX, (u16)((al / base) << 8 | al % base));
-    c->arith_flags = flags_of_result(al % base, 0);
+    reg_set16(s, R_AX, (u16)((al / base) << 8 | add8(al % base, 0, &f)));
+    c->arith_flags = f;
     NEXT;
 }
 
 H(insn_aad)
 {
-    u16 ax = reg_get16(s, R_AX);
-    u8 al = (u8)(ax + (ax >> 8) * (u8)i->imm);
-    reg_set16(s, R_AX, al);
-    c->arith_flags = flags_of_result(al, 0);
+    u16 f;
+    u8 tens = (u8)(reg_get8(s, R_AH) * (u8)i->imm);
+    reg_set16(s, R_AX, add8(reg_get8(s, R_AX), tens, &f));
+    c->arith_flags = f;
     NEXT;
 }
