@@ -40,7 +40,7 @@ static const struct isa_set_features sets[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
     SET(RDWRFSGS) = NEED1(FSGSBASE), SET(SMAP) = NEED1(SMAP), SET(INVPCID) = NEED1(INVPCID),
     SET(CLFSH) = NEED1(CLFSH), SET(CLFLUSHOPT) = NEED1(CLFLUSHOPT), SET(CLWB) = NEED1(CLWB),
     SET(PREFETCHWT1) = NEED0, SET(CLDEMOTE) = NEED0, SET(PKU) = NEED1(PKU), SET(CLZERO) = NEED1(CLZERO),
-    SET(MONITOR) = NEED1(MONITOR),
+    SET(MONITOR) = NEED0, /* does nothing, which kernels that use it unasked can live with */
     SET(XSAVE) = NEED1(XSAVE), SET(XSAVEOPT) = NEED1(XSAVEOPT), SET(XSAVEC) = NEED1(XSAVEC),
     SET(XSAVES) = NEED1(XSAVES),
     SET(CET) = NEED0, /* without CET, ENDBR and RDSSP are NOPs and the others do not get here */

@@ -122,14 +122,6 @@ H(insn_jcxz)
 
 /* --- CALL and RET --- */
 
-static ALWAYS_INLINE void push_64(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 v)
-{
-    u64 sp = s->gpr[X86_RSP] - 8;
-    c->cur = i;
-    soft_stack_write64(c, sp, v);
-    s->gpr[X86_RSP] = sp;
-}
-
 H(call_64)
 {
     push_64(c, i, s, c->block_rip + i->off + i->len);

@@ -121,7 +121,6 @@ struct interpret_private {
 
 int block_cache_init(struct interpret_private *p, struct error *err);
 void block_cache_release(struct interpret_private *p);
-void block_cache_flush(struct soft_cpu *c);
 
 /* The block at the current rip, decoded when needed. @single is 0 or BLOCK_SINGLE. Raises #PF, #GP. */
 struct block *block_get(struct soft_cpu *c, u32 single);
@@ -315,6 +314,26 @@ static ALWAYS_INLINE void *fast_write_ptr(struct soft_cpu *c, u64 la, unsigned s
         return (void *)(uintptr_t)(la + (u64)e->addend);
     return NULL;
 }
+
+/* A push of 8 bytes in 64-bit mode. */
+static ALWAYS_INLINE void push_64(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 v)
+{
+    u64 sp = s->gpr[X86_RSP] - 8;
+    c->cur = i;
+    soft_stack_write64(c, sp, v);
+    s->gpr[X86_RSP] = sp;
+}
+
+/* --- address.c --- */
+
+/* Offset of the memory operand in its segment, with @sp for RSP as base. */
+u64 operand_offset(struct soft_cpu *c, const struct insn *i, const struct x86_state *s, u64 sp);
+
+/* Linear address of @off in @seg, in any mode; raises what the segment objects to. */
+u64 segment_linear(struct soft_cpu *c, struct x86_state *s, enum x86_seg seg, u64 off, unsigned size,
+                   enum soft_access access);
+
+/* --- lock.c --- */
 
 /* Write permission first, then the value to modify. */
 u64 rmw_slow_read(struct soft_cpu *c, u64 la, unsigned size);

@@ -207,16 +207,11 @@ DEFINE_FLAG(insn_sahf,
             c->arith_flags = (u16)((c->arith_flags & AF_OF) | (reg_get8(s, R_AH) & (X86_ARITH & 0xff)) << 8))
 DEFINE_FLAG(insn_salc, reg_set8(s, R_AX, c->arith_flags &AF_CF ? 0xff : 0))
 
-/* The decoder made the address BX alone; AL is added here, segment checks included. */
 H(insn_xlat)
 {
-    u64 off = reg_get64(s, R_BX) + reg_get8(s, R_AX);
+    u64 off = reg_get(s, R_BX, i->addr_size) + reg_get8(s, R_AX);
     off = i->addr_size == 8 ? off : i->addr_size == 4 ? (u32)off : (u16)off;
     c->cur = i;
-    if (!(c->mode & SOFT_MODE_CODE64))
-        off = soft_segment_check(c, i->seg, off, 1, SOFT_READ);
-    else if (i->seg >= X86_FS)
-        off += s->seg[i->seg].base;
-    reg_set8(s, R_AX, soft_read8(c, off));
+    reg_set8(s, R_AX, soft_read8(c, segment_linear(c, s, i->seg, off, 1, SOFT_READ)));
     NEXT;
 }

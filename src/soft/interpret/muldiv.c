@@ -196,13 +196,13 @@ DIV_FORMS(idiv)
  * Flags that the manual leaves undefined are those of the addition or subtraction inside, as measured.
  */
 
-#define DEFINE_ADJUST(OP, N, INSN)                                                     \
-    static u##N OP##N(u##N a, u##N b, u16 *flags)                                      \
-    {                                                                                  \
-        u32 f;                                                                         \
-        asm(INSN " %2, %1" FLAGS_OUT : "=&a"(f), "+&q"(a) : "q"(b) : "cc");            \
-        *flags = (u16)f;                                                               \
-        return a;                                                                      \
+#define DEFINE_ADJUST(OP, N, INSN)                                          \
+    static u##N OP##N(u##N a, u##N b, u16 *flags)                           \
+    {                                                                       \
+        u32 f;                                                              \
+        asm(INSN " %2, %1" FLAGS_OUT : "=&a"(f), "+&q"(a) : "q"(b) : "cc"); \
+        *flags = (u16)f;                                                    \
+        return a;                                                           \
     }
 DEFINE_ADJUST(add, 8, "addb")
 DEFINE_ADJUST(sub, 8, "subb")
@@ -211,7 +211,7 @@ DEFINE_ADJUST(sub, 16, "subw")
 
 static void set_carries(struct soft_cpu *c, u16 flags, bool carry, bool adjust)
 {
-    flags &= (u16)~(AF_CF | AF_AF);
+    flags &= (u16) ~(AF_CF | AF_AF);
     c->arith_flags = (u16)(flags | (carry ? AF_CF : 0) | (adjust ? AF_AF : 0));
 }
 

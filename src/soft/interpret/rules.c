@@ -260,6 +260,8 @@ static bool how_transfer(struct decode *d, const struct rule *r)
     }
     if (d->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
         i->r2 = d->z.operand_width / 8;
+        if (d->c->vcpu->vm->cpuid->amd && i->r2 == 8)
+            i->r2 = 4; /* AMD has no far pointers with 64-bit offsets (APM vol. 3, "JMP (Far)") */
         return place(d, t->far_m);
     }
     i->size = d->z.operand_width / 8;

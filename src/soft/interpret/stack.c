@@ -4,32 +4,23 @@
  */
 #include "soft/interpret/handlers.h"
 
-static ALWAYS_INLINE void push_64(struct soft_cpu *c, struct x86_state *s, u64 v)
-{
-    u64 sp = s->gpr[X86_RSP] - 8;
-    soft_stack_write64(c, sp, v);
-    s->gpr[X86_RSP] = sp;
-}
-
 H(push_r_64)
 {
-    c->cur = i;
-    push_64(c, s, reg_get64(s, i->r));
+    push_64(c, i, s, reg_get64(s, i->r));
     AFTER_WRITE;
     NEXT;
 }
 
 H(push_i_64)
 {
-    c->cur = i;
-    push_64(c, s, (u64)i->imm);
+    push_64(c, i, s, (u64)i->imm);
     AFTER_WRITE;
     NEXT;
 }
 
 H(push_m_64)
 {
-    push_64(c, s, soft_read64(c, la));
+    push_64(c, i, s, soft_read64(c, la));
     AFTER_WRITE;
     NEXT;
 }
@@ -44,28 +35,14 @@ H(pop_r_64)
     NEXT;
 }
 
-/* The destination's address is computed with RSP already moved to @sp (SDM vol. 2, "POP"), so not by `fn`. */
-static u64 pop_destination(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 sp)
-{
-    u64 a = (u64)i->disp;
-    if (i->flags & INSN_RIP)
-        a += c->block_rip;
-    if (i->base != NO_REG)
-        a += i->base == R_SP ? sp : reg_get64(s, i->base);
-    if (i->index != NO_REG)
-        a += reg_get64(s, i->index) << i->scale;
-    a = i->addr_size == 8 ? a : i->addr_size == 4 ? (u32)a : (u16)a;
-    if (!(c->mode & SOFT_MODE_CODE64))
-        return soft_segment_check(c, i->seg, a, i->size, SOFT_WRITE);
-    return i->seg >= X86_FS ? s->seg[i->seg].base + a : a;
-}
-
+/* The destination's address is computed with RSP already moved (SDM vol. 2, "POP"), so not by `fn`. */
 H(pop_m_any)
 {
     state_publish(c, i, s);
     u64 before = s->gpr[X86_RSP], v = soft_pop(c, i->size), after = s->gpr[X86_RSP];
     s->gpr[X86_RSP] = before;
-    soft_write(c, pop_destination(c, i, s, after), v, i->size);
+    u64 to = segment_linear(c, s, i->seg, operand_offset(c, i, s, after), i->size, SOFT_WRITE);
+    soft_write(c, to, v, i->size);
     s->gpr[X86_RSP] = after;
     AFTER_WRITE;
     NEXT;
@@ -126,21 +103,21 @@ H(pop_seg)
     DONE;
 }
 
+static u64 stack_la(struct soft_cpu *c, u64 offset, unsigned size, enum soft_access access)
+{
+    return segment_linear(c, c->s, X86_SS, offset & MASK(c->stack_size * 8), size, access);
+}
+
 /* All eight are read or written only after the whole frame was found accessible: SP moves at the end. */
 H(insn_pusha)
 {
     state_publish(c, i, s);
     u64 sp = s->gpr[X86_RSP];
     unsigned size = i->size;
-    u64 mask = MASK(c->stack_size * 8);
-    for (unsigned n = 0; n < 8; n++) {
-        u64 at = (sp - (n + 1) * size) & mask;
-        soft_probe(c, soft_segment_check(c, X86_SS, at, size, SOFT_WRITE), size, SOFT_WRITE);
-    }
-    for (unsigned n = 0; n < 8; n++) {
-        u64 at = (sp - (n + 1) * size) & mask;
-        soft_write(c, soft_segment_check(c, X86_SS, at, size, SOFT_WRITE), reg_get(s, n * 8, size), size);
-    }
+    for (unsigned n = 0; n < 8; n++)
+        soft_probe(c, stack_la(c, sp - (n + 1) * size, size, SOFT_WRITE), size, SOFT_WRITE);
+    for (unsigned n = 0; n < 8; n++)
+        soft_write(c, stack_la(c, sp - (n + 1) * size, size, SOFT_WRITE), reg_get(s, n * 8, size), size);
     reg_set(s, R_SP, sp - 8 * size, c->stack_size);
     AFTER_WRITE;
     NEXT;
@@ -151,11 +128,8 @@ H(insn_popa)
     state_publish(c, i, s);
     u64 sp = s->gpr[X86_RSP], v[8];
     unsigned size = i->size;
-    u64 mask = MASK(c->stack_size * 8);
-    for (unsigned n = 0; n < 8; n++) {
-        u64 at = (sp + n * size) & mask;
-        v[n] = soft_read(c, soft_segment_check(c, X86_SS, at, size, SOFT_READ), size);
-    }
+    for (unsigned n = 0; n < 8; n++)
+        v[n] = soft_read(c, stack_la(c, sp + n * size, size, SOFT_READ), size);
     for (unsigned n = 0; n < 8; n++)
         if (7 - n != X86_RSP)
             reg_set(s, (7 - n) * 8, v[n], size);
@@ -163,12 +137,7 @@ H(insn_popa)
     NEXT;
 }
 
-/* --- ENTER and DONE --- */
-
-static u64 stack_la(struct soft_cpu *c, u64 offset, unsigned size, enum soft_access access)
-{
-    return soft_segment_check(c, X86_SS, offset & MASK(c->stack_size * 8), size, access);
-}
+/* --- ENTER and LEAVE --- */
 
 /* imm: bytes of locals, disp: nesting level. SDM vol. 2, "ENTER". */
 H(insn_enter)

@@ -23,19 +23,13 @@ static struct string_op string_begin(struct soft_cpu *c, struct insn *i, struct 
 
 static ALWAYS_INLINE u64 source(struct soft_cpu *c, const struct insn *i, struct x86_state *s, unsigned size)
 {
-    u64 off = reg_get(s, R_SI, i->addr_size);
-    if (likely(c->mode & SOFT_MODE_CODE64))
-        return i->seg >= X86_FS ? s->seg[i->seg].base + off : off;
-    return soft_segment_check(c, i->seg, off, size, SOFT_READ);
+    return segment_linear(c, s, i->seg, reg_get(s, R_SI, i->addr_size), size, SOFT_READ);
 }
 
 static ALWAYS_INLINE u64 destination(struct soft_cpu *c, const struct insn *i, struct x86_state *s,
                                      unsigned size, enum soft_access access)
 {
-    u64 off = reg_get(s, R_DI, i->addr_size);
-    if (likely(c->mode & SOFT_MODE_CODE64))
-        return off;
-    return soft_segment_check(c, X86_ES, off, size, access);
+    return segment_linear(c, s, X86_ES, reg_get(s, R_DI, i->addr_size), size, access);
 }
 
 static ALWAYS_INLINE void move_index(struct x86_state *s, unsigned r, const struct string_op *o, i64 by)

@@ -208,9 +208,15 @@ SYSTEM(insn_clts, clts(c))
 /* There are no counters: every index is reserved. */
 SYSTEM(insn_rdpmc, soft_gp0(c))
 
-/* Offered, MWAIT is a hint that we do not take: it returns at once, as after a store to the line. */
-SYSTEM_MILD(insn_monitor, soft_require_cpl0(c); soft_probe(c, la, 1, SOFT_READ))
-SYSTEM_MILD(insn_mwait, soft_require_cpl0(c))
+/* MWAIT is a hint that is not taken: it returns at once, as after a store to the line. Also where not
+ * offered. */
+static void require_monitor(struct soft_cpu *c)
+{
+    if (c->cpl != 0)
+        soft_ud(c);
+}
+SYSTEM_MILD(insn_monitor, require_monitor(c); soft_probe(c, la, 1, SOFT_READ))
+SYSTEM_MILD(insn_mwait, require_monitor(c))
 
 static void xgetbv(struct soft_cpu *c, struct x86_state *s)
 {
