@@ -48,12 +48,13 @@ static u32 load(const char *path, u8 *ram)
 
 static void set_cpuid(int kvm, int vcpu)
 {
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entries[128];
-    } c = {.head = {.nent = 128}};
-    need(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &c), "KVM_GET_SUPPORTED_CPUID");
-    need(ioctl(vcpu, KVM_SET_CPUID2, &c), "KVM_SET_CPUID2");
+    enum { ENTRIES = 128 };
+    struct kvm_cpuid2 *c = calloc(1, sizeof *c + ENTRIES * sizeof c->entries[0]);
+    need(c ? 0 : -1, "calloc");
+    c->nent = ENTRIES;
+    need(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, c), "KVM_GET_SUPPORTED_CPUID");
+    need(ioctl(vcpu, KVM_SET_CPUID2, c), "KVM_SET_CPUID2");
+    free(c);
 }
 
 /* The machine state that Multiboot 1 promises: flat 32-bit protected mode, paging off. */

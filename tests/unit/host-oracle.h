@@ -56,7 +56,8 @@ static inline struct oracle *oracle_new(void)
     u32 lo, hi;
     struct oracle *o =
         mmap(NULL, sizeof *o, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    stack_t stack = {.ss_sp = malloc(65536), .ss_size = 65536};
+    static u8 handler_stack[65536];
+    stack_t stack = {.ss_sp = handler_stack, .ss_size = sizeof handler_stack};
 
     if (o == MAP_FAILED || sigaltstack(&stack, NULL))
         return NULL;

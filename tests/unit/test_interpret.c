@@ -522,7 +522,7 @@ static void protected_mode_with_flat_segments(void **state)
     assert_int_equal(m->s->seg[X86_ES].selector, 16);
 }
 
-PROGRAM(p_limit, 32, "mov %ds:0x1234, %eax; mov 0x1000(%ebx), %eax; mov 0xffe(%ebx), %eax");
+PROGRAM(p_limit, 32, "mov 0x1234, %eax; mov 0x1000(%ebx), %eax; mov 0xffe(%ebx), %eax");
 
 static void segment_limits_in_protected_mode(void **state)
 {

@@ -37,7 +37,7 @@ struct fake_disk {
 static int execute(struct fake_disk *d, struct block_request *r)
 {
     d->ops[r->op]++;
-    d->unmap = r->unmap;
+    d->unmap = r->op == BLOCK_WRITE_ZEROES && r->unmap;
     if (d->fail)
         return d->fail;
     u64 at = r->offset;
