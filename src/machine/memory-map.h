@@ -9,6 +9,7 @@
 
 /* --- below 1 MiB: what a boot loader leaves behind (conventional memory, free for the kernel) --- */
 
+#define MAP_BDA 0x400ull              /* BIOS data area */
 #define MAP_BOOT_GDT 0x6000ull        /* flat segments of the entry state */
 #define MAP_BOOT_INFO 0x7000ull       /* zero page, hvm_start_info or multiboot information: 4 KiB */
 #define MAP_BOOT_INFO_LISTS 0x8000ull /* module lists and memory maps that go with it */

@@ -86,12 +86,24 @@ static void set_mtrrs(struct x86_state *s, unsigned maxphyaddr)
     s->mtrr_var[1] = (MASK(maxphyaddr) & ~(MEMORY_HOLE_END - MEMORY_HOLE_START - 1)) | valid;
 }
 
+/* The words of the BIOS data area that kernels read (Xen, ACPICA's search for the EBDA). */
+static int write_bda(struct memory *m)
+{
+    u8 bda[0x15] = {0};
+
+    put_le16(bda + 0x00, PORT_COM1);
+    put_le16(bda + 0x0e, MAP_EBDA >> 4);
+    put_le16(bda + 0x10, 0x0202); /* equipment: one serial port, a coprocessor */
+    put_le16(bda + 0x13, MAP_EBDA >> 10);
+    return memory_write(m, MAP_BDA, bda, sizeof bda);
+}
+
 static int load(struct pc *pc, struct boot_entry *entry, struct error *err)
 {
     struct boot_target to = {.memory = &pc->memory, .map = &pc->e820};
 
-    if (memory_write(&pc->memory, MAP_SMBIOS, pc->smbios.image, pc->smbios.len))
-        return error_set(err, ENOSPC, "not enough memory for the SMBIOS tables");
+    if (write_bda(&pc->memory) || memory_write(&pc->memory, MAP_SMBIOS, pc->smbios.image, pc->smbios.len))
+        return error_set(err, ENOSPC, "not enough memory for the firmware's tables");
     if (!pc->config.no_acpi) {
         if (memory_write(&pc->memory, pc->acpi.base, pc->acpi.image, pc->acpi.len))
             return error_set(err, ENOSPC, "not enough memory for the ACPI tables");
