@@ -150,6 +150,7 @@ static u8 *build_fadt(struct builder *b, u64 facs, u64 dsdt)
     p[128] = RESET_PORT_VALUE;
     p[131] = 4; /* FADT minor version: 6.4 */
     /* ACPI 6.4 lets systems ignore the 32-bit fields where X_ ones are given; both name the same. */
+    put_le64(p + 132, facs);
     put_le64(p + 140, dsdt);
     put_le64(p + 268, 0); /* hypervisor vendor */
     end_table(p);
