@@ -24,14 +24,26 @@ void native_set_running(const struct native_stub *stub)
     running = stub;
 }
 
-static void die(int sig)
-{
-    static const char text[] = "trapeze: fatal signal outside guest code\n";
-    ssize_t rc = write(STDERR_FILENO, text, sizeof text - 1);
+static const int signals[] = {SIGFPE, SIGSEGV, SIGILL, SIGBUS};
+static struct sigaction before[ARRAY_SIZE(signals)]; /* whose the signals were: the terminal's, or default */
 
-    (void)rc;
-    /* Back to the faulting instruction, which raises it again with the default action. */
-    signal(sig, SIG_DFL);
+/*
+ * Not ours: whoever had the signal before gets it, and may restore the terminal. A fault comes again
+ * when the instruction is executed again; what kill(2) sent must be sent again.
+ */
+static void pass_on(int sig, const siginfo_t *info)
+{
+    static const char text[] = "trapeze: fatal signal outside guest code\r\n";
+
+    for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
+        if (signals[i] == sig)
+            sigaction(sig, &before[i], NULL);
+    if (info->si_code <= 0) {
+        raise(sig);
+    } else {
+        ssize_t rc = write(STDERR_FILENO, text, sizeof text - 1);
+        (void)rc;
+    }
 }
 
 static void on_fault(int sig, siginfo_t *info, void *context)
@@ -39,9 +51,8 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
     const struct native_stub *stub = running;
 
-    (void)info;
     if (!stub || (uintptr_t)regs[REG_RIP] != (uintptr_t)stub->insn || regs[REG_TRAPNO] == X86_PF_) {
-        die(sig);
+        pass_on(sig, info);
         return;
     }
     last_trap = (unsigned)regs[REG_TRAPNO];
@@ -50,12 +61,14 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 
 int native_install_signals(struct error *err)
 {
-    static const int signals[] = {SIGFPE, SIGSEGV, SIGILL, SIGBUS};
-    struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO}, old;
 
     sigemptyset(&sa.sa_mask);
-    for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
-        if (sigaction(signals[i], &sa, NULL))
+    for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
+        if (sigaction(signals[i], &sa, &old))
             return error_set_errno(err, errno, "cannot handle signal %d", signals[i]);
+        if (old.sa_sigaction != on_fault)
+            before[i] = old;
+    }
     return 0;
 }
