@@ -6,6 +6,8 @@
 
 #include <cpuid.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <x86intrin.h>
 
@@ -14,7 +16,7 @@
 
 static pthread_once_t tsc_once = PTHREAD_ONCE_INIT;
 static u32 tsc_khz;
-static bool tsc_invariant;
+static bool tsc_trusted;
 
 static u64 read_clock(clockid_t id)
 {
@@ -68,6 +70,27 @@ static bool cpu_has_invariant_tsc(void)
     return __get_cpuid(0x80000007, &a, &b, &c, &d) && (d & 1u << 8);
 }
 
+/*
+ * The kernel watches the TSC and takes another clock when it finds it wrong on this machine, whatever
+ * CPUID says. Under a hypervisor its clock is a paravirtual one, which says nothing against the TSC.
+ */
+static bool kernel_rejects_tsc(void)
+{
+    static const char *const instead[] = {"hpet", "acpi_pm", "jiffies", "refined-jiffies"};
+    char name[32] = "";
+    FILE *f = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
+    if (!f)
+        return false;
+    if (fgets(name, sizeof name, f))
+        name[strcspn(name, "\n")] = '\0';
+    fclose(f);
+    for (unsigned i = 0; i < ARRAY_SIZE(instead); i++) {
+        if (!strcmp(name, instead[i]))
+            return true;
+    }
+    return false;
+}
+
 static void calibrate(void)
 {
     struct clock_pair first = sample_pair();
@@ -77,7 +100,7 @@ static void calibrate(void)
     /* cycles per ns * 10^6 = kHz, rounded to nearest */
     u64 ns = MAX(last.ns - first.ns, (u64)1);
     u64 khz = muldiv64(last.tsc - first.tsc, NS_PER_SEC / 1000, ns);
-    tsc_invariant = cpu_has_invariant_tsc();
+    tsc_trusted = cpu_has_invariant_tsc() && !kernel_rejects_tsc();
     tsc_khz = khz && khz <= UINT32_MAX ? (u32)khz : 1000000;
 }
 
@@ -101,7 +124,7 @@ u64 clock_tsc_to_ns(u64 cycles)
 static u64 host_cycles(void)
 {
     pthread_once(&tsc_once, calibrate);
-    return tsc_invariant ? read_tsc() : clock_ns_to_tsc(clock_host_ns());
+    return tsc_trusted ? read_tsc() : clock_ns_to_tsc(clock_host_ns());
 }
 
 void vclock_init(struct vclock *c)
