@@ -3,7 +3,6 @@
  * environment itself, or do nothing that a guest can see (prefetches). Registers that hold the last
  * instruction's selectors are not kept and read as zero (CPUID says so).
  */
-#include "soft/mmu-inline.h"
 #include "soft/native-internal.h"
 
 #define CONTROL(name) static void name(struct soft_cpu *c, const struct native_stub *stub, u64 la)

@@ -7,6 +7,7 @@
 #define TRAPEZE_SOFT_NATIVE_INTERNAL_H
 
 #include "soft/fpu-internal.h"
+#include "soft/mmu-inline.h"
 #include "soft/native.h"
 
 #define NATIVE_ENCODING_MAX 15u
@@ -163,7 +164,16 @@ static inline bool native_writes(const struct native_stub *stub)
 /* --- native-memory.c --- */
 
 /* The guest's memory itself when it is RAM, within one page and allowed; else NULL. Raises nothing. */
-void *native_direct(struct soft_cpu *c, u64 la, unsigned size, unsigned access);
+static ALWAYS_INLINE void *native_direct(struct soft_cpu *c, u64 la, unsigned size, unsigned access)
+{
+    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    u64 tag = ((la + size - 1) & PAGE_MASK) | c->ctx;
+
+    if ((access & BIT(SOFT_READ) && e->read != tag) || (access & BIT(SOFT_WRITE) && e->write != tag))
+        return NULL;
+    return (void *)(uintptr_t)(la + (u64)e->addend);
+}
+
 void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 la);
 void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la);
 /* Fills in how @stub's memory operand @op is masked; MASK_NONE when it is not. */
@@ -184,7 +194,8 @@ native_run_fn native_control(const ZydisDecodedInstruction *insn);
 
 /* What a stub's instruction raised on this thread: the host's trap number. */
 unsigned native_last_trap(void);
-/* The stub that this thread is about to execute; NULL after it. */
-void native_set_running(const struct native_stub *stub);
+/* The stub that this thread is executing; else NULL. One move to set: this is part of a program. */
+#define NATIVE_TLS __attribute__((tls_model("initial-exec")))
+extern _Thread_local const struct native_stub *volatile native_running NATIVE_TLS;
 
 #endif

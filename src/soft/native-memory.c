@@ -5,18 +5,7 @@
  * buffer. Gathers and scatters are done here altogether, in order, so that a fault leaves the
  * elements before it done and their mask bits cleared.
  */
-#include "soft/mmu-inline.h"
 #include "soft/native-internal.h"
-
-void *native_direct(struct soft_cpu *c, u64 la, unsigned size, unsigned access)
-{
-    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    u64 tag = ((la + size - 1) & PAGE_MASK) | c->ctx;
-
-    if ((access & BIT(SOFT_READ) && e->read != tag) || (access & BIT(SOFT_WRITE) && e->write != tag))
-        return NULL;
-    return (void *)(uintptr_t)(la + (u64)e->addend);
-}
 
 /* --- masked operands --- */
 

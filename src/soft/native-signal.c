@@ -11,17 +11,12 @@
 
 #include "soft/native-internal.h"
 
-static _Thread_local const struct native_stub *volatile running;
+_Thread_local const struct native_stub *volatile native_running NATIVE_TLS;
 static _Thread_local volatile unsigned last_trap;
 
 unsigned native_last_trap(void)
 {
     return last_trap;
-}
-
-void native_set_running(const struct native_stub *stub)
-{
-    running = stub;
 }
 
 static const int signals[] = {SIGFPE, SIGSEGV, SIGILL, SIGBUS};
@@ -49,7 +44,7 @@ static void pass_on(int sig, const siginfo_t *info)
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
-    const struct native_stub *stub = running;
+    const struct native_stub *stub = native_running;
 
     if (!stub || (uintptr_t)regs[REG_RIP] != (uintptr_t)stub->insn || regs[REG_TRAPNO] == X86_PF_) {
         pass_on(sig, info);

@@ -23,6 +23,10 @@ struct native_cache {
     struct native_stub *stubs;
     u32 count;
     bool avx, avx512; /* of the host */
+
+    /* Units that can be used (bit enum native_unit) while the state below is the vCPU's. */
+    u32 usable, usable_mode;
+    u64 usable_cr0, usable_cr4, usable_xcr0;
     u32 bucket[BUCKETS];
 };
 
@@ -246,8 +250,16 @@ static const struct unit_rule rules[NATIVE_UNIT_COUNT] = {
                             .protected = true},
 };
 
+static bool unit_usable(const struct x86_state *s, enum native_unit unit)
+{
+    const struct unit_rule *rule = &rules[unit];
+
+    return !(s->cr0 & rule->cr0_mask) && !(rule->cr4 & ~s->cr4) && !(rule->xcr0 & ~s->xcr0) &&
+           (!rule->protected || (x86_protected(s) && !x86_v8086(s)));
+}
+
 /* Some condition does not hold: raises the exception it gives, if any. */
-static NOINLINE void refuse_unit(struct soft_cpu *c, enum native_unit unit)
+static void refuse_unit(struct soft_cpu *c, enum native_unit unit)
 {
     const struct unit_rule *rule = &rules[unit];
     const struct x86_state *s = c->s;
@@ -267,21 +279,41 @@ static NOINLINE void refuse_unit(struct soft_cpu *c, enum native_unit unit)
         soft_raise(c, X86_NM);
 }
 
-void native_check_unit(struct soft_cpu *c, const struct native_stub *stub)
+static NOINLINE void check_unit_anew(struct soft_cpu *c, struct native_cache *n, enum native_unit unit)
 {
-    const struct unit_rule *rule = &rules[stub->unit];
     const struct x86_state *s = c->s;
 
-    if (unlikely((s->cr0 & rule->cr0_mask) || (rule->cr4 & ~s->cr4) || (rule->xcr0 & ~s->xcr0) ||
-                 (rule->protected && (!x86_protected(s) || x86_v8086(s)))))
-        refuse_unit(c, stub->unit);
-    if (unlikely((stub->x87 || stub->mmx) && (s->fpu.fsw & X87_FSW_ES)))
+    n->usable = 0;
+    n->usable_cr0 = s->cr0;
+    n->usable_cr4 = s->cr4;
+    n->usable_xcr0 = s->xcr0;
+    n->usable_mode = c->mode;
+    for (unsigned u = 0; u < NATIVE_UNIT_COUNT; u++)
+        n->usable |= (u32)unit_usable(s, u) << u;
+    if (!(n->usable >> unit & 1))
+        refuse_unit(c, unit);
+}
+
+static ALWAYS_INLINE void check_unit(struct soft_cpu *c, const struct native_stub *stub)
+{
+    struct native_cache *n = stub->cache;
+    const struct x86_state *s = c->s;
+
+    if (unlikely(!(n->usable >> stub->unit & 1) || s->cr0 != n->usable_cr0 || s->cr4 != n->usable_cr4 ||
+                 s->xcr0 != n->usable_xcr0 || c->mode != n->usable_mode))
+        check_unit_anew(c, n, stub->unit);
+}
+
+void native_check_unit(struct soft_cpu *c, const struct native_stub *stub)
+{
+    check_unit(c, stub);
+    if (unlikely((stub->x87 || stub->mmx) && (c->s->fpu.fsw & X87_FSW_ES)))
         soft_raise(c, X86_MF);
 }
 
 /* --- running --- */
 
-static NORETURN void raise_trap(struct soft_cpu *c)
+static NOINLINE NORETURN void raise_trap(struct soft_cpu *c)
 {
     unsigned trap = native_last_trap();
 
@@ -299,13 +331,13 @@ static NORETURN void raise_trap(struct soft_cpu *c)
     }
 }
 
-static bool call(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+static ALWAYS_INLINE bool call(struct soft_cpu *c, const struct native_stub *stub, void *mem)
 {
     bool faulted;
 
-    native_set_running(stub);
+    native_running = stub;
     faulted = stub->code(c->s, mem);
-    native_set_running(NULL);
+    native_running = NULL;
     return faulted;
 }
 
@@ -343,6 +375,20 @@ void native_execute(struct soft_cpu *c, const struct native_stub *stub, void *me
         native_execute_whole(c, stub, mem);
 }
 
+static ALWAYS_INLINE void execute_plain(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+{
+    c->vcpu->counters.native_stubs++;
+    if (unlikely(call(c, stub, mem)))
+        raise_trap(c);
+}
+
+static void run_plain_register(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    (void)la;
+    check_unit(c, stub);
+    execute_plain(c, stub, NULL);
+}
+
 static void run_register(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 {
     (void)la;
@@ -362,12 +408,9 @@ static NOINLINE void run_bounced(struct soft_cpu *c, const struct native_stub *s
         soft_write_bytes(c, la, buf, stub->mem_size);
 }
 
-static void *operand(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+/* The TLB may just not know the page yet. */
+static NOINLINE void *find_operand(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 {
-    void *mem = native_direct(c, la, stub->mem_size, stub->mem_access);
-
-    if (likely(mem))
-        return mem;
     soft_probe(c, la, stub->mem_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
     return native_direct(c, la, stub->mem_size, stub->mem_access);
 }
@@ -377,9 +420,25 @@ static void run_memory(struct soft_cpu *c, const struct native_stub *stub, u64 l
     void *mem;
 
     native_check_unit(c, stub);
-    mem = operand(c, stub, la);
+    mem = native_direct(c, la, stub->mem_size, stub->mem_access);
+    if (unlikely(!mem))
+        mem = find_operand(c, stub, la);
     if (likely(mem))
         native_execute(c, stub, mem);
+    else
+        run_bounced(c, stub, la);
+}
+
+static void run_plain_memory(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    void *mem;
+
+    check_unit(c, stub);
+    mem = native_direct(c, la, stub->mem_size, stub->mem_access);
+    if (unlikely(!mem))
+        mem = find_operand(c, stub, la);
+    if (likely(mem))
+        execute_plain(c, stub, mem);
     else
         run_bounced(c, stub, la);
 }
@@ -450,7 +509,12 @@ static bool describe(struct native_stub *stub, const u8 *bytes, const ZydisDecod
         return false;
     stub->mmx = r->mm;
     stub->x87 = native_is_x87(insn);
-    stub->run = stub->mask ? native_run_masked : stub->mem_size ? run_memory : run_register;
+    if (stub->mask)
+        stub->run = native_run_masked;
+    else if (stub->mmx)
+        stub->run = stub->mem_size ? run_memory : run_register;
+    else
+        stub->run = stub->mem_size ? run_plain_memory : run_plain_register;
     if (stub->x87) {
         stub->run = run_x87;
         stub->fop = (u16)((insn->opcode & 7) << 8 | bytes[insn->raw.modrm.offset]);
