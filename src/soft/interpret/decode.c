@@ -150,10 +150,11 @@ bool decode_native(struct decode *d)
     i->stub = native_compile(d->c->interpret->native, d->bytes, &d->z, d->op);
     if (!i->stub)
         return false;
+    handler *h = native_uses_flags(i->stub) ? insn_native : insn_native_no_flags;
     if (d->mem)
-        i->op = insn_native;
+        i->op = h;
     else
-        i->fn = insn_native;
+        i->fn = h;
     return true;
 }
 

@@ -59,7 +59,7 @@ extern handler *const string_movs[4],
 handler cmpxchg8b, cmpxchg16b;
 
 /* system-insns.c */
-handler insn_ud, insn_gp, insn_native, insn_native_m;
+handler insn_ud, insn_gp, insn_native, insn_native_no_flags;
 handler mov_from_seg_r, mov_from_seg_m, mov_to_seg_r, mov_to_seg_m, load_far_pointer;
 handler insn_in_imm, insn_in_dx, insn_out_imm, insn_out_dx;
 handler insn_int, insn_int3, insn_into, insn_int1, insn_bound, insn_arpl_r, insn_arpl_m;

@@ -23,6 +23,17 @@ H(insn_gp)
 
 SYSTEM_MILD(insn_native, native_run(c, i->stub, la))
 
+/* The same for a stub without arithmetic flags: then nothing needs to be published but its address. */
+H(insn_native_no_flags)
+{
+    c->cur = i;
+    c->insn_rip = insn_rip(c, i);
+    native_run(c, i->stub, la);
+    if (unlikely(c->stop_block))
+        DONE;
+    NEXT;
+}
+
 /* --- segment registers; r2 or r is the enum x86_seg --- */
 
 SYSTEM_MILD(mov_from_seg_r, reg_set(s, i->r, s->seg[i->r2].selector, i->size))
