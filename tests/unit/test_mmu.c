@@ -280,6 +280,10 @@ static void restrictive_upper_levels_win(void **state)
     fx_poke(f, pdpt + 8, pdpte & ~(u64)U, 8);
     soft_tlb_flush_all(f->c, true);
     fx_assert_fault(f, fx_read(f, LA, 1, NULL), X86_PF_, 5);
+    fx_poke(f, pdpt + 8, pdpte | NX, 8);
+    soft_tlb_flush_all(f->c, true);
+    fx_assert_fault(f, fx_exec(f, LA), X86_PF_, 0x15);
+    assert_int_equal(fx_read(f, LA, 1, NULL), FX_NO_FAULT);
 }
 
 static void implicit_accesses_ignore_ac_under_smap(void **state)

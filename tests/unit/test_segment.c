@@ -458,6 +458,17 @@ static void call_gate_checks(void **state)
     }
 }
 
+static void call_gate_asks_for_cpl_and_rpl(void **state)
+{
+    struct fixture *f = *state;
+    fx_protected(f, 3);
+    fx_poke(f, FX_GDT + SEL_A, 0x5678 | (u64)FX_CODE32 << 16 | 0x8cull << 40, 8); /* DPL 0 */
+    fx_assert_fault(f, call(f, SEL_A, 0), X86_GP, SEL_A);
+    fx_protected(f, 0);
+    fx_assert_fault(f, call(f, SEL_A | 3, 0), X86_GP, SEL_A);
+    assert_int_equal(call(f, SEL_A, 0), FX_NO_FAULT);
+}
+
 static void call_gate_in_long_mode_is_64_bits_wide(void **state)
 {
     struct fixture *f = *state;
@@ -769,6 +780,7 @@ int main(void)
         T(far_call_and_ret_at_one_level),
         T(call_gate_to_ring_0_switches_stack_and_copies_parameters),
         T(call_gate_checks),
+        T(call_gate_asks_for_cpl_and_rpl),
         T(call_gate_in_long_mode_is_64_bits_wide),
         T(ret_far_checks),
         T(iret_in_real_mode),
