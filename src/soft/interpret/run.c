@@ -256,6 +256,7 @@ static void engine_sync(struct vcpu *vcpu) {}
 static void engine_state_changed(struct vcpu *vcpu)
 {
     struct soft_cpu *c = vcpu->engine_data;
+    c->pending_db = 0;
     soft_tlb_flush_all(c, true);
     soft_mode_changed(c);
 }
