@@ -522,7 +522,7 @@ static void protected_mode_with_flat_segments(void **state)
     assert_int_equal(m->s->seg[X86_ES].selector, 16);
 }
 
-PROGRAM(p_limit, 32, "mov 0x1234, %eax; mov 0x1000(%ebx), %eax; mov 0xffe(%ebx), %eax");
+PROGRAM(p_limit, 32, "mov 0x234(%ebx), %eax; mov 0x1000(%ebx), %eax; mov 0xffe(%ebx), %eax");
 
 static void segment_limits_in_protected_mode(void **state)
 {
@@ -532,7 +532,7 @@ static void segment_limits_in_protected_mode(void **state)
     interpret_engine.state_changed(m->vcpu);
     GPR(m, RBX) = 0x1000;
     assert_int_equal(machine_vector(machine_run_program(m, p_limit)), X86_GP);
-    assert_int_equal(get_le32((u8 *)guest(m, GPR(m, RSP)) + 4), CODE_AT + 5);
+    assert_int_equal(get_le32((u8 *)guest(m, GPR(m, RSP)) + 4), CODE_AT + 6);
 }
 
 PROGRAM(p_mode16, 16,

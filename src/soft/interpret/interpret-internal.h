@@ -112,6 +112,7 @@ struct interpret_private {
     size_t arena_used;
     u32 epoch;             /* changes when all blocks are dropped */
     struct block *scratch; /* uncached block: code outside RAM, or whose copy is of no use */
+    u32 pauses;            /* PAUSE instructions executed */
     bool repeating;        /* a REP string instruction was left between two iterations */
     bool exclusive;        /* inside an exclusive section: to be ended after a fault */
     struct written_page written[WRITTEN_PAGES];

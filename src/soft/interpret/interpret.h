@@ -14,8 +14,8 @@ void interpret_detach(struct soft_cpu *c);
 
 /*
  * Executes @count instructions at the state of @c; a delivered exception or interrupt counts as one
- * and a REP string instruction as one however long. Requests of the vCPU other than interrupts are
- * left alone. VCPU_EXIT_REQUEST when all were done, else why not.
+ * and a REP string instruction as one however long. VCPU_EXIT_REQUEST when all were done, else why not.
+ * Requests to leave are not looked at, but within a REP string instruction, which then goes on next time.
  */
 enum vcpu_exit interpret_step(struct soft_cpu *c, unsigned count);
 

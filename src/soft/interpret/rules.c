@@ -585,8 +585,8 @@ const struct rule decode_rules[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     PLAIN(SALC, insn_salc),
     PLAIN(CLI, insn_cli),
     PLAIN_END(STI, insn_sti),
-    PLAIN_END(CLAC, insn_clac),
-    PLAIN_END(STAC, insn_stac),
+    PLAIN(CLAC, insn_clac),
+    PLAIN(STAC, insn_stac),
 
     /* nothing */
     PLAIN(NOP, insn_nop),

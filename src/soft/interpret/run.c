@@ -125,9 +125,16 @@ static bool one_by_one(const struct soft_cpu *c)
     return c->s->int_shadow || (c->s->rflags & X86_TF) || soft_breakpoints_armed(c) || trace_on(exec);
 }
 
+/* Stepping ends when it is done; only within a long repeat it heeds a request. */
+static bool must_leave(const struct soft_cpu *c, const unsigned *steps)
+{
+    bool asked = vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE;
+    return steps ? !*steps || (c->interpret->repeating && asked) : asked;
+}
+
 /*
  * Runs until a request to leave, a halt or the end. @steps: NULL, or how many instructions or deliveries are
- * left to do; then requests to leave are not looked at.
+ * left to do.
  */
 static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
 {
@@ -141,7 +148,7 @@ static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
         c->stop_block = false;
         if (unlikely(s->exception_pending) && !soft_deliver_exception(c))
             return VCPU_EXIT_TRIPLE_FAULT;
-        if (steps ? !*steps : vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE)
+        if (must_leave(c, steps))
             return VCPU_EXIT_REQUEST;
         if (serve_events(c)) {
             if (steps)
@@ -153,10 +160,10 @@ static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
         c->wanted = wanted_requests(c);
         state_adopt(c, s);
         if (unlikely(steps || one_by_one(c))) {
+            c->interpret->repeating = false;
             run_single(c);
             if (steps && !c->interpret->repeating)
                 --*steps;
-            c->interpret->repeating = false;
         } else {
             run_blocks(c);
             flags_publish(c, s);
@@ -166,6 +173,7 @@ static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
 
 enum vcpu_exit interpret_step(struct soft_cpu *c, unsigned count)
 {
+    c->interpret->repeating = false;
     return run(c, &count);
 }
 

@@ -2,7 +2,11 @@
  * System instructions, port I/O, segment registers, and what runs on the host as it is. Most of these
  * publish the state, call one function of soft.h and leave the block, since modes may have changed.
  */
+#include <sched.h>
+
 #include "soft/interpret/handlers.h"
+
+#define PAUSES_PER_YIELD 64
 
 /* --- undecodable --- */
 
@@ -194,7 +198,14 @@ SYSTEM_MILD(insn_stac, set_ac(c, s, true))
 /* --- processor control --- */
 
 SYSTEM(insn_hlt, soft_hlt(c))
-SYSTEM_MILD(insn_pause, )
+
+/* A spinning vCPU lets others run now and then: the one that it waits for may have no host CPU. */
+static void pause_now_and_then(struct soft_cpu *c)
+{
+    if (c->vcpu->vm->vcpu_count > 1 && ++c->interpret->pauses % PAUSES_PER_YIELD == 0)
+        sched_yield();
+}
+SYSTEM_MILD(insn_pause, pause_now_and_then(c))
 SYSTEM_MILD(insn_cpuid, soft_cpuid(c))
 SYSTEM_MILD(insn_rdtsc, soft_rdtsc(c, false))
 SYSTEM_MILD(insn_rdtscp, soft_rdtsc(c, true))
