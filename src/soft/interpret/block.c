@@ -73,6 +73,25 @@ static struct block **bucket(struct interpret_private *p, u64 gpa, u32 mode)
     return &p->hash[h >> (64 - BLOCK_HASH_BITS)];
 }
 
+/* Takes the block out of the hash: whoever finds it good puts it back in front. */
+static struct block *take(struct soft_cpu *c, u64 gpa, u32 mode)
+{
+    for (struct block **p = bucket(c->interpret, gpa, mode); *p; p = &(*p)->next)
+        if ((*p)->gpa == gpa && (*p)->mode == mode) {
+            struct block *b = *p;
+            *p = b->next;
+            return b;
+        }
+    return NULL;
+}
+
+static void put(struct interpret_private *p, struct block *b)
+{
+    struct block **head = bucket(p, b->gpa, b->mode);
+    b->next = *head;
+    *head = b;
+}
+
 /* --- tracking --- */
 
 /* The page at RAM offset @off holds code from now on: nobody keeps a direct write mapping (cpu/engine.h). */
@@ -171,12 +190,10 @@ static struct block *reserve(struct soft_cpu *c, u64 gpa, u32 mode)
 static void commit(struct soft_cpu *c, struct block *b, const u8 *bytes)
 {
     struct interpret_private *p = c->interpret;
-    struct block **head = bucket(p, b->gpa, b->mode);
     u8 *copy = (u8 *)&b->insn[b->count + 1];
     memmove(copy, bytes, b->len);
     b->bytes = copy;
-    b->next = *head;
-    *head = b;
+    put(p, b);
     p->arena_used += ALIGN_UP((size_t)(copy + b->len - (u8 *)b), 64);
     c->vcpu->counters.blocks_decoded++;
     trace(block, "cpu%u block at gpa 0x%lx mode 0x%x: %u instructions, %u bytes", c->vcpu->index, b->gpa,
@@ -218,16 +235,6 @@ static struct block *make(struct soft_cpu *c, u64 la, u64 gpa, u64 off, u32 mode
 
 /* --- finding blocks --- */
 
-static struct block *find(struct soft_cpu *c, u64 gpa, u32 mode, struct block ***link)
-{
-    for (struct block **p = bucket(c->interpret, gpa, mode); *p; p = &(*p)->next)
-        if ((*p)->gpa == gpa && (*p)->mode == mode) {
-            *link = p;
-            return *p;
-        }
-    return NULL;
-}
-
 /* Rule 2. @off, @off2: of the first byte and of the second page. */
 static bool revalidate(struct soft_cpu *c, struct block *b, u64 off, u64 off2)
 {
@@ -248,33 +255,34 @@ static bool revalidate(struct soft_cpu *c, struct block *b, u64 off, u64 off2)
     return true;
 }
 
-/* @b is what the hash holds for @gpa. Is it (still, or again) what the guest has at @la? */
+/* Is @b, which was made from what is at @la, (still, or again) what the guest has there? */
 static bool usable(struct soft_cpu *c, struct block *b, u64 la, u64 off)
 {
     u64 off2 = 0;
+    bool valid = block_valid(b);
     if (b->gpa2 != BLOCK_NO_PAGE) {
         c->insn_rip = c->s->rip;
         if (soft_fetch_gpa(c, next_page(c, la)) != b->gpa2)
             return false;
         off2 = (u64)memory_ram_offset(c->vcpu->vm->memory, b->gpa2);
-        if (block_valid(b) && atomic_load_explicit(b->gen_now2, memory_order_acquire) == b->gen2)
-            return true;
+        valid = valid && atomic_load_explicit(b->gen_now2, memory_order_acquire) == b->gen2;
     }
-    return revalidate(c, b, off, off2);
+    return valid || revalidate(c, b, off, off2);
 }
 
 static NOINLINE struct block *get_slow(struct soft_cpu *c, u64 la, u64 gpa, u32 mode)
 {
-    struct block **link, *b = find(c, gpa, mode, &link);
     i64 off = memory_ram_offset(c->vcpu->vm->memory, gpa);
     if (off < 0)
         return uncached(c, la, gpa, mode);
-    if (b) {
-        if (usable(c, b, la, (u64)off))
-            return b;
-        c->vcpu->counters.blocks_invalidated++;
-        *link = b->next;
+    struct block *b = take(c, gpa, mode);
+    if (!b)
+        return make(c, la, gpa, (u64)off, mode);
+    if (usable(c, b, la, (u64)off)) {
+        put(c->interpret, b);
+        return b;
     }
+    c->vcpu->counters.blocks_invalidated++;
     return make(c, la, gpa, (u64)off, mode);
 }
 

@@ -94,7 +94,7 @@ struct block {
 
 #define BLOCK_SINGLE (1u << 31) /* key of blocks of just one instruction */
 
-#define BLOCK_HASH_BITS 15
+#define BLOCK_HASH_BITS 16
 #define WRITTEN_PAGES 64
 
 /* Counts writes to a page of code since it was last executed; see soft_code_written(). */
