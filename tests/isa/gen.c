@@ -713,6 +713,9 @@ static void place_branch(struct placing *p, u64 target)
         i64 rel = (i64)(to - (p->c->in.rip + p->c->len + p->insn.length));
         if (p->insn.raw.imm[0].size == 32 && rel == (i32)rel)
             put_le32(p->o.b + p->insn.raw.imm[0].offset, (u32)rel);
+        else if (p->insn.raw.imm[0].size == 8)
+            p->o.b[p->insn.raw.imm[0].offset] = (u8)(0x40 | (p->o.b[p->insn.raw.imm[0].offset] &
+                                                             0x3f)); /* not into itself, which could loop */
         else if (p->insn.raw.imm[0].size == 16)
             p->ok = false; /* would leave the low 64 KiB to the vendors' disagreement */
     }
