@@ -30,7 +30,7 @@ test: build
 
 ## make test-slow  the long guest tests as well
 test-slow: build
-	@tools/install-deps test demo lint
+	@tools/install-deps test slow demo lint
 	@tools/run-tests --slow $(BUILD) $(GUEST)
 
 ## make bench      side by side with QEMU's TCG: ratios

@@ -1,0 +1,30 @@
+# Sourced after lib.sh by tests that run Debian's own programs from a disk.
+# rootfs SCRIPT: boots with the Debian tree on /dev/vda, runs SCRIPT in it in the guest ($LOG) and, as the
+# oracle, on the host ($WORK/host.log), both chrooted. What the script prints must not depend on time.
+ROOTFS=$GUEST/rootfs.img
+"$TOOLS/make-rootfs" "$ROOTFS" 2G openssl xz-utils zstd gzip bzip2 sqlite3 python3-minimal libpython3-stdlib stress-ng bc perl-base mawk >&2 ||
+    skip "no Debian tree (needs root and mmdebstrap)"
+
+rootfs_boot() { # rootfs_boot SECONDS [options]: /script of the initramfs runs $WORK/compute in the tree
+    local limit=$1
+    shift
+    cp --sparse=always "$ROOTFS" "$WORK/root.img"
+    initrd 'mount -t ext4 /dev/vda /mnt || exit 1
+cp /compute /mnt/tmp/compute
+mount -t proc proc /mnt/proc; mount -t devtmpfs dev /mnt/dev; mount -t sysfs sys /mnt/sys; mount -t tmpfs tmp /mnt/run
+echo begin-results
+chroot /mnt /bin/sh /tmp/compute
+status=$?
+echo end-results
+umount /mnt/run /mnt/sys /mnt/dev /mnt/proc /mnt
+exit $status' --module virtio_pci --module virtio_blk --file "$WORK/compute:/compute"
+    boot "$limit" 0 --memory 1G --disk "$WORK/root.img" "$@"
+    tr -d '\r' <"$LOG" | sed -n '/^begin-results/,/^end-results/p' | grep -vE '^\[ *[0-9]+\.[0-9]+\]' >"$WORK/guest-results"
+}
+
+rootfs_host() { # the same on the host: $WORK/host-results
+    local tree=$WORK/tree
+    cp -r --reflink=auto "$ROOTFS.d" "$tree"
+    cp "$WORK/compute" "$tree/tmp/compute"
+    { echo begin-results; chroot "$tree" /bin/sh /tmp/compute; echo end-results; } >"$WORK/host-results" 2>&1
+}
