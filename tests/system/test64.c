@@ -210,6 +210,20 @@ static void image_pages(bool user)
     write_cr3(read_cr3());
 }
 
+/* A fault in the fetch behind a branch: the frame has the flags that the branch was reached with. */
+static void test_fetch_fault_flags(void)
+{
+    map(3, NULL, 0);
+    for (u64 flags = 0; flags < 0x1000; flags = (flags | ~0x8d5ull) + 1) {
+        flags &= 0x8d5; /* all values of OF, SF, ZF, AF, PF and CF */
+        TRY("push %0\n popfq\n cmc\n jmp *%1", : : "r"(flags | 2), "r"(window(3)) : "rax", "memory");
+        EXPECT_PF(PFEC_I, window(3));
+        CHECK_EQ(last.flags & 0x8d5, flags ^ 1);
+        if (flags == 0x8d5)
+            break;
+    }
+}
+
 static void test_smep(void)
 {
     if (!cpu_has(7, 0, 1, 7))
@@ -998,6 +1012,7 @@ const struct test tests[] = {
     {"large_pages", test_large_pages},
     {"page_crossing_write", test_page_crossing_write},
     {"page_crossing_fetch", test_page_crossing_fetch},
+    {"fetch_fault_flags", test_fetch_fault_flags},
     {"smep", test_smep},
     {"smap", test_smap},
     {"tlb_flush", test_tlb_flush},

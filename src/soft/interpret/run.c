@@ -52,6 +52,7 @@ static void run_blocks(struct soft_cpu *c)
             continue;
         }
         u32 epoch = c->interpret->epoch;
+        flags_publish(c, s); /* the fetch may raise */
         b = block_get(c, 0);
         if ((exit->flags & INSN_BRANCH) && epoch == c->interpret->epoch && b->gpa2 == BLOCK_NO_PAGE)
             exit->link = b;
