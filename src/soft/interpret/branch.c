@@ -1,7 +1,8 @@
 /*
  * Branches. A near branch to a fixed place has its target in disp, relative to the start of the block; the
- * run loop links its insn to the block there. The _64 handlers are for 64-bit mode, the _legacy ones for
- * all others: there the target is cut to the operand size and must lie within CS's limit.
+ * run loop links its insn to the block there. The _64 handlers are for 64-bit mode, the _32 ones for flat
+ * 32-bit code and stack, the _legacy ones for all else: there the target is cut to the operand size and must
+ * lie within CS's limit.
  */
 #include "soft/interpret/handlers.h"
 
@@ -31,6 +32,12 @@ static ALWAYS_INLINE void jump_64(struct soft_cpu *c, struct insn *i, struct x86
         state_publish(c, i, s);
         soft_gp0(c);
     }
+}
+
+/* Flat 32-bit code reaches all addresses. */
+static ALWAYS_INLINE void jump_32(struct soft_cpu *c, struct insn *i, struct x86_state *s, u32 target)
+{
+    s->rip = target;
 }
 
 /* The end of a block that does not end in a branch; not an instruction. */
@@ -122,33 +129,38 @@ H(insn_jcxz)
 
 /* --- CALL and RET --- */
 
-H(call_64)
-{
-    push_64(c, i, s, c->block_rip + i->off + i->len);
-    s->rip = target_64(c, i);
-    DONE;
-}
-
-/* The target is checked before the return address is pushed: nothing has changed when it is bad. */
-static ALWAYS_INLINE void call_indirect_64(struct soft_cpu *c, struct insn *i, struct x86_state *s,
-                                           u64 target)
-{
-    u64 next = c->block_rip + i->off + i->len;
-    jump_64(c, i, s, target);
-    push_64(c, i, s, next);
-}
-
-H(call_r_64)
-{
-    call_indirect_64(c, i, s, reg_get64(s, i->r));
-    DONE;
-}
-
-H(call_m_64)
-{
-    call_indirect_64(c, i, s, soft_read64(c, la));
-    DONE;
-}
+/* disp: target, or for RET the bytes to release. A bad target of an indirect one changes nothing. */
+#define DEFINE_CALL_N(N)                                                                                 \
+    H(call_##N)                                                                                          \
+    {                                                                                                    \
+        push_##N(c, i, s, (u##N)(c->block_rip + i->off + i->len));                                       \
+        s->rip = (u##N)(c->block_rip + (u64)i->disp);                                                    \
+        DONE;                                                                                            \
+    }                                                                                                    \
+    static ALWAYS_INLINE void call_indirect_##N(struct soft_cpu *c, struct insn *i, struct x86_state *s, \
+                                                u##N target)                                             \
+    {                                                                                                    \
+        jump_##N(c, i, s, target);                                                                       \
+        push_##N(c, i, s, (u##N)(c->block_rip + i->off + i->len));                                       \
+    }                                                                                                    \
+    H(call_r_##N)                                                                                        \
+    {                                                                                                    \
+        call_indirect_##N(c, i, s, reg_get##N(s, i->r));                                                 \
+        DONE;                                                                                            \
+    }                                                                                                    \
+    H(call_m_##N)                                                                                        \
+    {                                                                                                    \
+        call_indirect_##N(c, i, s, soft_read##N(c, la));                                                 \
+        DONE;                                                                                            \
+    }                                                                                                    \
+    H(ret_##N)                                                                                           \
+    {                                                                                                    \
+        jump_##N(c, i, s, stack_top_##N(c, i, s));                                                       \
+        stack_release_##N(s, N / 8 + (u64)i->disp);                                                      \
+        DONE;                                                                                            \
+    }
+DEFINE_CALL_N(64)
+DEFINE_CALL_N(32)
 
 H(jmp_r_64)
 {
@@ -159,16 +171,6 @@ H(jmp_r_64)
 H(jmp_m_64)
 {
     jump_64(c, i, s, soft_read64(c, la));
-    DONE;
-}
-
-/* disp: bytes to release. */
-H(ret_64)
-{
-    c->cur = i;
-    u64 target = soft_stack_read64(c, s->gpr[X86_RSP]);
-    jump_64(c, i, s, target);
-    s->gpr[X86_RSP] += 8 + (u64)i->disp;
     DONE;
 }
 

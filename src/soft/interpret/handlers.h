@@ -40,11 +40,13 @@ handler insn_nop, insn_cbw, insn_cwde, insn_cdqe, insn_cwd, insn_cdq, insn_cqo, 
 extern handler *const jcc_64[16], *const jcc_legacy[16];
 handler jmp_64, jmp_legacy, jmp_r_64, jmp_m_64, jmp_r_legacy, jmp_m_legacy;
 handler call_64, call_legacy, call_r_64, call_m_64, call_r_legacy, call_m_legacy;
-handler ret_64, ret_legacy;
+handler call_32, call_r_32, call_m_32;
+handler ret_64, ret_32, ret_legacy;
 handler insn_loop, insn_jcxz, block_end;
 handler jmp_far_imm, jmp_far_m, call_far_imm, call_far_m, ret_far, insn_iret;
 
 /* stack.c */
+handler push_r_32, push_i_32, push_m_32, pop_r_32, leave_32;
 handler push_r_64, push_i_64, push_m_64, pop_r_64, pop_m_64, push_r_any, push_i_any, push_m_any, pop_r_any,
     pop_m_any;
 handler push_seg, pop_seg, insn_pusha, insn_popa, insn_enter, insn_leave, leave_64, insn_pushf, insn_popf;

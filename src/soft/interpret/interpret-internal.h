@@ -316,14 +316,30 @@ static ALWAYS_INLINE void *fast_write_ptr(struct soft_cpu *c, u64 la, unsigned s
     return NULL;
 }
 
-/* A push of 8 bytes in 64-bit mode. */
-static ALWAYS_INLINE void push_64(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 v)
-{
-    u64 sp = s->gpr[X86_RSP] - 8;
-    c->cur = i;
-    soft_stack_write64(c, sp, v);
-    s->gpr[X86_RSP] = sp;
-}
+/*
+ * The stack where nothing but the TLB is to be asked: 8-byte operands in 64-bit mode, 4-byte ones on the flat
+ * 32-bit stack (STACK_64 and STACK_32 of rules.c).
+ */
+#define DEFINE_FAST_STACK(N, READ, WRITE)                                                                  \
+    static ALWAYS_INLINE void push_##N(struct soft_cpu *c, struct insn *i, struct x86_state *s, u##N v)    \
+    {                                                                                                      \
+        u##N sp = reg_get##N(s, R_SP) - N / 8;                                                             \
+        c->cur = i;                                                                                        \
+        WRITE(c, sp, v);                                                                                   \
+        reg_set##N(s, R_SP, sp);                                                                           \
+    }                                                                                                      \
+    static ALWAYS_INLINE u##N stack_top_##N(struct soft_cpu *c, struct insn *i, const struct x86_state *s) \
+    {                                                                                                      \
+        c->cur = i;                                                                                        \
+        return READ(c, reg_get##N(s, R_SP));                                                               \
+    }                                                                                                      \
+    static ALWAYS_INLINE void stack_release_##N(struct x86_state *s, u64 n)                                \
+    {                                                                                                      \
+        reg_set##N(s, R_SP, (u##N)(reg_get##N(s, R_SP) + n));                                              \
+    }
+DEFINE_FAST_STACK(64, soft_stack_read64, soft_stack_write64)
+DEFINE_FAST_STACK(32, soft_read32, soft_write32)
+#undef DEFINE_FAST_STACK
 
 /* --- address.c --- */
 

@@ -164,34 +164,43 @@ static bool how_pause(struct decode *d, const struct rule *r)
 
 /* --- stack --- */
 
-static bool wide_stack(const struct decode *d)
+enum stack_kind { STACK_ANY, STACK_32, STACK_64 };
+
+/* May the fast handlers be used? */
+static enum stack_kind stack_kind(const struct decode *d)
 {
-    return decode_is64(d) && d->z.operand_width == 64;
+    const u32 flat = SOFT_MODE_FLAT | SOFT_MODE_CODE32 | SOFT_MODE_STACK32;
+    if (decode_is64(d))
+        return d->z.operand_width == 64 ? STACK_64 : STACK_ANY;
+    return d->z.operand_width == 32 && (d->mode & flat) == flat ? STACK_32 : STACK_ANY;
 }
 
 static bool how_push(struct decode *d, const struct rule *r)
 {
+    static handler *const immediate[] = {push_i_any, push_i_32, push_i_64};
+    static handler *const reg[] = {push_r_any, push_r_32, push_r_64};
+    static handler *const mem[] = {push_m_any, push_m_32, push_m_64};
+    enum stack_kind kind = stack_kind(d);
     d->i->size = d->z.operand_width / 8;
     if (operand_class(&d->op[0]) == ZYDIS_REGCLASS_SEGMENT) {
         d->i->r = (u8)decode_seg(d->op[0].reg.value);
         return place(d, push_seg);
     }
     if (d->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-        return place(d, wide_stack(d) ? push_i_64 : push_i_any);
-    if (wide_stack(d))
-        return place(d, d->mem ? push_m_64 : push_r_64);
-    return place(d, d->mem ? push_m_any : push_r_any);
+        return place(d, immediate[kind]);
+    return place(d, d->mem ? mem[kind] : reg[kind]);
 }
 
 static bool how_pop(struct decode *d, const struct rule *r)
 {
+    static handler *const reg[] = {pop_r_any, pop_r_32, pop_r_64};
     d->i->size = d->z.operand_width / 8;
     if (operand_class(&d->op[0]) == ZYDIS_REGCLASS_SEGMENT) {
         d->i->r = (u8)decode_seg(d->op[0].reg.value);
         d->ends = true;
         return place(d, pop_seg);
     }
-    d->i->fn = d->mem ? pop_m_any : wide_stack(d) ? pop_r_64 : pop_r_any;
+    d->i->fn = d->mem ? pop_m_any : reg[stack_kind(d)];
     return true;
 }
 
@@ -204,7 +213,8 @@ static bool how_enter(struct decode *d, const struct rule *r)
 
 static bool how_leave(struct decode *d, const struct rule *r)
 {
-    d->i->fn = wide_stack(d) ? leave_64 : insn_leave;
+    static handler *const leave[] = {insn_leave, leave_32, leave_64};
+    d->i->fn = leave[stack_kind(d)];
     return true;
 }
 
@@ -217,7 +227,7 @@ static void near_target(struct decode *d)
     i->disp = i->off + i->len + d->op[0].imm.value.s;
     i->imm = 0;
     i->flags |= INSN_BRANCH;
-    if (wide_stack(d) && (u64)(i->disp + d->page_offset) < PAGE_SIZE)
+    if (stack_kind(d) != STACK_ANY && (u64)(i->disp + d->page_offset) < PAGE_SIZE)
         i->flags |= INSN_NEAR_SAME;
 }
 
@@ -225,7 +235,7 @@ static bool how_jcc(struct decode *d, const struct rule *r)
 {
     near_target(d);
     d->i->size = d->z.operand_width / 8;
-    d->i->fn = wide_stack(d) ? jcc_64[r->arg] : jcc_legacy[r->arg];
+    d->i->fn = stack_kind(d) == STACK_64 ? jcc_64[r->arg] : jcc_legacy[r->arg];
     return true;
 }
 
@@ -238,19 +248,25 @@ static bool how_loop(struct decode *d, const struct rule *r)
     return true;
 }
 
+/* By stack_kind. */
 struct transfer {
-    handler *rel_64, *rel, *r_64, *m_64, *r, *m, *far_imm, *far_m;
+    handler *rel[3], *r[3], *m[3];
+    handler *far_imm, *far_m;
 };
-static const struct transfer jmps = {jmp_64,       jmp_legacy,   jmp_r_64,    jmp_m_64,
-                                     jmp_r_legacy, jmp_m_legacy, jmp_far_imm, jmp_far_m};
-static const struct transfer calls = {call_64,       call_legacy,   call_r_64,    call_m_64,
-                                      call_r_legacy, call_m_legacy, call_far_imm, call_far_m};
+static const struct transfer jmps = {.rel = {jmp_legacy, jmp_legacy, jmp_64},
+                                     .r = {jmp_r_legacy, jmp_r_legacy, jmp_r_64},
+                                     .m = {jmp_m_legacy, jmp_m_legacy, jmp_m_64},
+                                     .far_imm = jmp_far_imm,
+                                     .far_m = jmp_far_m};
+static const struct transfer calls = {.rel = {call_legacy, call_32, call_64},
+                                      .r = {call_r_legacy, call_r_32, call_r_64},
+                                      .m = {call_m_legacy, call_m_32, call_m_64},
+                                      .far_imm = call_far_imm,
+                                      .far_m = call_far_m};
 
-static bool how_transfer(struct decode *d, const struct rule *r)
+static bool transfer_far(struct decode *d, const struct transfer *t)
 {
-    const struct transfer *t = r->arg ? &calls : &jmps;
     struct insn *i = d->i;
-    bool wide = wide_stack(d);
     if (d->op[0].type == ZYDIS_OPERAND_TYPE_POINTER) {
         i->imm = d->op[0].ptr.segment;
         i->disp = d->op[0].ptr.offset;
@@ -258,23 +274,31 @@ static bool how_transfer(struct decode *d, const struct rule *r)
         i->fn = t->far_imm;
         return true;
     }
-    if (d->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
-        i->r2 = d->z.operand_width / 8;
-        if (d->c->vcpu->vm->cpuid->amd && i->r2 == 8)
-            i->r2 = 4; /* AMD has no far pointers with 64-bit offsets (APM vol. 3, "JMP (Far)") */
-        return place(d, t->far_m);
-    }
+    i->r2 = d->z.operand_width / 8;
+    if (d->c->vcpu->vm->cpuid->amd && i->r2 == 8)
+        i->r2 = 4; /* AMD has no far pointers with 64-bit offsets (APM vol. 3, "JMP (Far)") */
+    return place(d, t->far_m);
+}
+
+static bool how_transfer(struct decode *d, const struct rule *r)
+{
+    const struct transfer *t = r->arg ? &calls : &jmps;
+    struct insn *i = d->i;
+    enum stack_kind kind = stack_kind(d);
+    if (d->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+        return transfer_far(d, t);
     i->size = d->z.operand_width / 8;
     if (d->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         near_target(d);
-        return place(d, wide ? t->rel_64 : t->rel);
+        return place(d, t->rel[kind]);
     }
     i->flags |= INSN_BRANCH;
-    return place(d, d->mem ? (wide ? t->m_64 : t->m) : (wide ? t->r_64 : t->r));
+    return place(d, d->mem ? t->m[kind] : t->r[kind]);
 }
 
 static bool how_ret(struct decode *d, const struct rule *r)
 {
+    static handler *const ret[] = {ret_legacy, ret_32, ret_64};
     struct insn *i = d->i;
     i->disp = d->z.operand_count_visible ? (u16)d->op[0].imm.value.u : 0;
     i->imm = 0;
@@ -284,7 +308,7 @@ static bool how_ret(struct decode *d, const struct rule *r)
         return true;
     }
     i->flags |= INSN_BRANCH;
-    i->fn = wide_stack(d) ? ret_64 : ret_legacy;
+    i->fn = ret[stack_kind(d)];
     return true;
 }
 

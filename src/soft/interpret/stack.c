@@ -1,39 +1,38 @@
 /*
- * The stack. The _64 handlers are for 8-byte operands in 64-bit mode, where nothing but the TLB is to be
- * asked; the _any ones serve all modes and sizes through soft_push() and soft_pop().
+ * The stack. The _64 handlers are for 8-byte operands in 64-bit mode, the _32 ones for 4-byte operands on a
+ * flat 32-bit stack; the _any ones serve all modes and sizes through soft_push() and soft_pop().
  */
 #include "soft/interpret/handlers.h"
 
-H(push_r_64)
-{
-    push_64(c, i, s, reg_get64(s, i->r));
-    AFTER_WRITE;
-    NEXT;
-}
-
-H(push_i_64)
-{
-    push_64(c, i, s, (u64)i->imm);
-    AFTER_WRITE;
-    NEXT;
-}
-
-H(push_m_64)
-{
-    push_64(c, i, s, soft_read64(c, la));
-    AFTER_WRITE;
-    NEXT;
-}
-
 /* POP RSP leaves the value popped. */
-H(pop_r_64)
-{
-    c->cur = i;
-    u64 v = soft_stack_read64(c, s->gpr[X86_RSP]);
-    s->gpr[X86_RSP] += 8;
-    reg_set64(s, i->r, v);
-    NEXT;
-}
+#define DEFINE_STACK_N(N)                       \
+    H(push_r_##N)                               \
+    {                                           \
+        push_##N(c, i, s, reg_get##N(s, i->r)); \
+        AFTER_WRITE;                            \
+        NEXT;                                   \
+    }                                           \
+    H(push_i_##N)                               \
+    {                                           \
+        push_##N(c, i, s, (u##N)i->imm);        \
+        AFTER_WRITE;                            \
+        NEXT;                                   \
+    }                                           \
+    H(push_m_##N)                               \
+    {                                           \
+        push_##N(c, i, s, soft_read##N(c, la)); \
+        AFTER_WRITE;                            \
+        NEXT;                                   \
+    }                                           \
+    H(pop_r_##N)                                \
+    {                                           \
+        u##N v = stack_top_##N(c, i, s);        \
+        stack_release_##N(s, N / 8);            \
+        reg_set##N(s, i->r, v);                 \
+        NEXT;                                   \
+    }
+DEFINE_STACK_N(64)
+DEFINE_STACK_N(32)
 
 /* The destination's address is computed with RSP already moved (SDM vol. 2, "POP"), so not by `fn`. */
 H(pop_m_any)
@@ -166,14 +165,17 @@ H(insn_enter)
     NEXT;
 }
 
-H(leave_64)
-{
-    c->cur = i;
-    u64 bp = s->gpr[X86_RBP];
-    s->gpr[X86_RBP] = soft_stack_read64(c, bp);
-    s->gpr[X86_RSP] = bp + 8;
-    NEXT;
-}
+#define DEFINE_LEAVE_N(N, READ)           \
+    H(leave_##N)                          \
+    {                                     \
+        u##N bp = reg_get##N(s, R_BP);    \
+        c->cur = i;                       \
+        reg_set##N(s, R_BP, READ(c, bp)); \
+        reg_set##N(s, R_SP, bp + N / 8);  \
+        NEXT;                             \
+    }
+DEFINE_LEAVE_N(64, soft_stack_read64)
+DEFINE_LEAVE_N(32, soft_read32)
 
 H(insn_leave)
 {
