@@ -405,15 +405,15 @@ void mmu_probe_as(struct soft_cpu *c, enum mmu_class cls, u64 la, unsigned len, 
         translate(c, cls, next_page(c, cls, la), access);
 }
 
-static void check_alignment(struct soft_cpu *c, u64 la, unsigned size)
+void soft_check_alignment(struct soft_cpu *c, u64 la, unsigned size)
 {
-    if (c->mmu->check_align && (la & (size - 1)))
+    if (unlikely(c->mmu->check_align) && (la & (size - 1)) && x86_canonical(la))
         soft_raise_err(c, X86_AC_, 0);
 }
 
 u64 soft_read_slow(struct soft_cpu *c, u64 la, unsigned size)
 {
-    check_alignment(c, la, size);
+    soft_check_alignment(c, la, size);
     u64 v = mmu_read_as(c, c->mmu->cls, la, size);
     if (unlikely(c->mmu->check_data))
         soft_note_data_access(c, la, size, false);
@@ -422,7 +422,7 @@ u64 soft_read_slow(struct soft_cpu *c, u64 la, unsigned size)
 
 void soft_write_slow(struct soft_cpu *c, u64 la, u64 value, unsigned size)
 {
-    check_alignment(c, la, size);
+    soft_check_alignment(c, la, size);
     mmu_write_as(c, c->mmu->cls, la, value, size);
     if (unlikely(c->mmu->check_data))
         soft_note_data_access(c, la, size, true);
@@ -545,7 +545,7 @@ static bool untrack_for_write(struct soft_cpu *c, const struct soft_tlb_entry *e
 void *soft_atomic_ptr(struct soft_cpu *c, u64 la, unsigned size)
 {
     enum mmu_class cls = c->mmu->cls;
-    check_alignment(c, la, size);
+    soft_check_alignment(c, la, size);
     struct soft_tlb_entry e = translate(c, cls, la, SOFT_WRITE);
     if (unlikely(size > left_in_page(la))) {
         translate(c, cls, next_page(c, cls, la), SOFT_WRITE);

@@ -119,7 +119,11 @@ void soft_sys_write(struct soft_cpu *c, u64 la, u64 value, unsigned size);
 void soft_read_bytes(struct soft_cpu *c, u64 la, void *buf, unsigned len);
 void soft_write_bytes(struct soft_cpu *c, u64 la, const void *buf, unsigned len);
 
-/* Raises what an access of @len bytes would raise; touches nothing. */
+/* #AC for a misaligned operand where that is enabled; comes before any #PF. The accessors above do it
+ * themselves. */
+void soft_check_alignment(struct soft_cpu *c, u64 la, unsigned size);
+
+/* Raises what an access of @len bytes would raise, but #AC; touches nothing. */
 void soft_probe(struct soft_cpu *c, u64 la, unsigned len, enum soft_access access);
 
 /*

@@ -118,6 +118,22 @@ static void decode_operands(struct decode *d)
         decode_memory(d);
 }
 
+/*
+ * AMD heeds the operand-size prefix of near branches in 64-bit mode: target and stack operand have 16 bits.
+ * Zydis knows that of branches with a 32-bit displacement only.
+ */
+static void narrow_branch(struct decode *d)
+{
+    bool near =
+        d->z.meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT || d->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR;
+    if (!near || !decode_is64(d) || !d->c->vcpu->vm->cpuid->amd || d->z.raw.rex.W ||
+        !(d->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
+        return;
+    d->z.operand_width = 16;
+    if (d->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+        d->op[0].size = 16;
+}
+
 /* --- one instruction --- */
 
 static void undecodable(struct insn *i, handler *h, unsigned len)
@@ -194,6 +210,7 @@ static enum decode_status decode_insn(struct decode *d, unsigned avail)
     } else if (!ZYAN_SUCCESS(st)) {
         undecodable(i, insn_ud, MIN(avail, 15u)); /* any of these bytes may be what is wrong */
     } else {
+        narrow_branch(d);
         decode_operands(d);
         if (decode_known(d))
             return DECODE_OK;

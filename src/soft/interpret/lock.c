@@ -3,6 +3,7 @@
 
 u64 rmw_slow_read(struct soft_cpu *c, u64 la, unsigned size)
 {
+    soft_check_alignment(c, la, size);
     soft_probe(c, la, size, SOFT_WRITE);
     return soft_read_slow(c, la, size);
 }

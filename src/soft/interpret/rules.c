@@ -60,6 +60,18 @@ static bool how_undefined(struct decode *d, const struct rule *r)
 
 /* --- particular ways --- */
 
+/* The last of F2 and F3 counts, also where Zydis sees no repeat in it (F2 with MOVS). */
+static u8 repeat_flags(const struct decode *d)
+{
+    u8 flags = 0;
+    for (unsigned n = 0; n < d->z.raw.prefix_count; n++)
+        if (d->z.raw.prefixes[n].value == 0xf3)
+            flags = INSN_REP;
+        else if (d->z.raw.prefixes[n].value == 0xf2)
+            flags = INSN_REPNE;
+    return flags;
+}
+
 /* BT and its kind: a register as bit number reaches beyond the memory operand. */
 static bool how_bit(struct decode *d, const struct rule *r)
 {
@@ -162,6 +174,15 @@ static bool how_pause(struct decode *d, const struct rule *r)
     return true;
 }
 
+/* 0F 0D with a register: reserved, which is a NOP for Intel and undefined for AMD. */
+static bool how_nop(struct decode *d, const struct rule *r)
+{
+    if (d->z.opcode_map == ZYDIS_OPCODE_MAP_0F && d->z.opcode == 0x0d && d->z.raw.modrm.mod == 3 &&
+        d->c->vcpu->vm->cpuid->amd)
+        return false;
+    return how_plain(d, r);
+}
+
 /* --- stack --- */
 
 enum stack_kind { STACK_ANY, STACK_32, STACK_64 };
@@ -239,11 +260,20 @@ static bool how_jcc(struct decode *d, const struct rule *r)
     return true;
 }
 
+/* On AMD a repeat prefix before LOOPE or LOOPNE says which of the two it is (as measured). */
+static u8 loop_kind(const struct decode *d, u8 kind)
+{
+    u8 repeat = repeat_flags(d);
+    if (kind == LOOP_ALWAYS || !repeat || !d->c->vcpu->vm->cpuid->amd)
+        return kind;
+    return repeat == INSN_REP ? LOOP_E : LOOP_NE;
+}
+
 static bool how_loop(struct decode *d, const struct rule *r)
 {
     near_target(d);
     d->i->size = d->z.operand_width / 8;
-    d->i->r = (u8)r->arg;
+    d->i->r = loop_kind(d, (u8)r->arg);
     d->i->fn = r->r;
     return true;
 }
@@ -319,18 +349,6 @@ static bool how_iret(struct decode *d, const struct rule *r)
 }
 
 /* --- strings and ports --- */
-
-/* The last of F2 and F3 counts, also where Zydis sees no repeat in it (F2 with MOVS). */
-static u8 repeat_flags(const struct decode *d)
-{
-    u8 flags = 0;
-    for (unsigned n = 0; n < d->z.raw.prefix_count; n++)
-        if (d->z.raw.prefixes[n].value == 0xf3)
-            flags = INSN_REP;
-        else if (d->z.raw.prefixes[n].value == 0xf2)
-            flags = INSN_REPNE;
-    return flags;
-}
 
 /* MOVSD and CMPSD are also the names of SSE2 instructions. */
 static bool how_string(struct decode *d, const struct rule *r)
@@ -613,7 +631,7 @@ const struct rule decode_rules[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     PLAIN(STAC, insn_stac),
 
     /* nothing */
-    PLAIN(NOP, insn_nop),
+    M(NOP) = {.how = how_nop, .r = insn_nop},
     PLAIN(ENDBR32, insn_nop),
     PLAIN(ENDBR64, insn_nop),
     PLAIN(RDSSPD, insn_nop),

@@ -150,13 +150,16 @@ static ALWAYS_INLINE bool repeat(struct soft_cpu *c, struct insn *i, struct x86_
 
 /*
  * CMPS and SCAS: each iteration sets the flags, and ZF may end the repeat. After a fault the flags are those
- * from before the instruction (SDM vol. 2, "REP"), that is the published ones.
+ * from before the instruction (SDM vol. 2, "REP"), that is the published ones; on AMD (as measured) those of
+ * the last iteration, as if this were an instruction that published nothing.
  */
 static ALWAYS_INLINE bool repeat_compare(struct soft_cpu *c, struct insn *i, struct x86_state *s,
                                          const struct string_op *o, step_fn *step)
 {
     u16 go_on = i->flags & INSN_REP ? AF_ZF : 0;
     i64 budget = CHUNK;
+    if (c->vcpu->vm->cpuid->amd)
+        c->cur = i;
     for (u64 count = reg_get(s, R_CX, o->amount); count;) {
         step(c, i, s, o);
         reg_set(s, R_CX, --count, o->amount);
@@ -257,26 +260,35 @@ DEFINE_STRINGS_N(64, "q")
 
 /* --- INS and OUTS --- */
 
+/* The right to use the port comes first, even when nothing is to be done. */
+#define DEFINE_PORT_STRING_N(NAME, N)                              \
+    static H(NAME##N)                                              \
+    {                                                              \
+        struct string_op o = string_begin(c, i, s);                \
+        soft_check_io(c, reg_get16(s, R_DX), N / 8);               \
+        if (i->flags & (INSN_REP | INSN_REPNE))                    \
+            STRING_END(repeat(c, i, s, &o, NAME##N##_step, NULL)); \
+        NAME##N##_step(c, i, s, &o);                               \
+        STRING_END(true);                                          \
+    }
+
 /* The port is read only when the destination is known to be writable: a read has side effects. */
 #define DEFINE_PORT_N(N)                                                              \
     STEP(ins##N)                                                                      \
     {                                                                                 \
-        u16 port = reg_get16(s, R_DX);                                                \
         u64 la = destination(c, i, s, N / 8, SOFT_WRITE);                             \
-        soft_check_io(c, port, N / 8);                                                \
         soft_probe(c, la, N / 8, SOFT_WRITE);                                         \
-        soft_write##N(c, la, (u##N)cpu_pio_read(c->vcpu, port, N / 8));               \
+        soft_write##N(c, la, (u##N)cpu_pio_read(c->vcpu, reg_get16(s, R_DX), N / 8)); \
         move_index(s, R_DI, o, o->delta);                                             \
     }                                                                                 \
-    DEFINE_STRING_N(ins, N, NULL)                                                     \
+    DEFINE_PORT_STRING_N(ins, N)                                                      \
     STEP(outs##N)                                                                     \
     {                                                                                 \
-        u16 port = reg_get16(s, R_DX);                                                \
-        soft_check_io(c, port, N / 8);                                                \
-        cpu_pio_write(c->vcpu, port, soft_read##N(c, source(c, i, s, N / 8)), N / 8); \
+        u##N v = soft_read##N(c, source(c, i, s, N / 8));                             \
+        cpu_pio_write(c->vcpu, reg_get16(s, R_DX), v, N / 8);                         \
         move_index(s, R_SI, o, o->delta);                                             \
     }                                                                                 \
-    DEFINE_STRING_N(outs, N, NULL)
+    DEFINE_PORT_STRING_N(outs, N)
 DEFINE_PORT_N(8)
 DEFINE_PORT_N(16)
 DEFINE_PORT_N(32)

@@ -154,7 +154,7 @@ H(insn_arpl_m)
     bool raise;
     state_publish(c, i, s);
     require_protected(c);
-    u16 v = arpl(c, s, (u16)rmw_slow_read(c, la, 2), reg_get16(s, i->r2), &raise);
+    u16 v = arpl(c, s, soft_read16(c, la), reg_get16(s, i->r2), &raise);
     if (raise)
         soft_write16(c, la, v);
     set_zf(s, raise);
@@ -286,7 +286,7 @@ static void lmsw(struct soft_cpu *c, u16 v)
     soft_lmsw(c, v);
 }
 SYSTEM(insn_lmsw_r, lmsw(c, reg_get16(s, i->r)))
-SYSTEM(insn_lmsw_m, lmsw(c, soft_read16(c, la)))
+SYSTEM(insn_lmsw_m, soft_require_cpl0(c); lmsw(c, soft_read16(c, la)))
 
 /* SGDT, SIDT, SLDT, STR and SMSW tell user code nothing under UMIP. */
 static void check_umip(struct soft_cpu *c)
