@@ -25,7 +25,8 @@
 #define MAP_FIRMWARE_TABLES 0xe0000ull /* ACPI; the RSDP stands first */
 #define MAP_FIRMWARE_TABLES_END 0xf0000ull
 #define MAP_SMBIOS 0xf0000ull
-#define MAP_SMBIOS_END 0x100000ull
+#define MAP_SMBIOS_END 0xf8000ull
+#define MAP_MPTABLE 0xf8000ull
 #define MAP_HIGH_MEMORY 0x100000ull /* extended memory starts at 1 MiB */
 
 /* --- the PCI hole --- */

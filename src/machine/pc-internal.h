@@ -16,6 +16,7 @@
 #include "hw/rtc.h"
 #include "hw/uart16550.h"
 #include "machine/acpi.h"
+#include "machine/mptable.h"
 #include "machine/pc.h"
 #include "machine/smbios.h"
 #include "virtio/blk.h"
@@ -58,6 +59,7 @@ struct pc {
 
     struct acpi_tables acpi;
     struct smbios smbios;
+    struct mptable mptable;
 
     /* pc-power.c */
     struct lifecycle lifecycle;

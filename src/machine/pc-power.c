@@ -102,7 +102,8 @@ static int load(struct pc *pc, struct boot_entry *entry, struct error *err)
 {
     struct boot_target to = {.memory = &pc->memory, .map = &pc->e820};
 
-    if (write_bda(&pc->memory) || memory_write(&pc->memory, MAP_SMBIOS, pc->smbios.image, pc->smbios.len))
+    if (write_bda(&pc->memory) || memory_write(&pc->memory, MAP_SMBIOS, pc->smbios.image, pc->smbios.len) ||
+        memory_write(&pc->memory, MAP_MPTABLE, pc->mptable.image, pc->mptable.len))
         return error_set(err, ENOSPC, "not enough memory for the firmware's tables");
     if (!pc->config.no_acpi) {
         if (memory_write(&pc->memory, pc->acpi.base, pc->acpi.image, pc->acpi.len))

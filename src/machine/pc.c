@@ -428,8 +428,12 @@ static int tables_up(struct pc *pc, struct error *err)
         .low_memory = pc->memory.low_size,
         .high_memory = pc->memory.high_size,
     };
+    const struct cpuid_context leaf1 = {.eax = 1};
+    u32 regs[4];
     int r = smbios_build(&pc->smbios, &smbios, MAP_SMBIOS, err);
 
+    cpuid_lookup(&pc->cpuid, &leaf1, regs);
+    mptable_build(&pc->mptable, MAP_MPTABLE, pc->config.cpus, regs[0], regs[3]);
     return r ? r : acpi_build(&pc->acpi, &config, MAP_FIRMWARE_TABLES, err);
 }
 

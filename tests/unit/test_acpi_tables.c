@@ -9,6 +9,7 @@
 #include "machine/acpi.h"
 #include "machine/aml.h"
 #include "machine/memory-map.h"
+#include "machine/mptable.h"
 #include "machine/smbios.h"
 
 static const struct acpi_config config = {
@@ -171,6 +172,33 @@ static void smbios_structures_end_exactly_at_their_last(void **state)
     assert_true(s.len <= MAP_SMBIOS_END - MAP_SMBIOS);
 }
 
+/* --- MP tables --- */
+
+static void mp_table_counts_its_entries(void **state)
+{
+    static const u8 sizes[] = {20, 8, 8, 8, 8};
+    static struct mptable t;
+    const u8 *table;
+    u32 i, len;
+    unsigned entries = 0, processors = 0;
+
+    mptable_build(&t, MAP_MPTABLE, 16, 0, 0);
+    assert_memory_equal(t.image, "_MP_", 4);
+    assert_int_equal(sum(t.image, 16), 0);
+    table = t.image + get_le32(t.image + 4) - MAP_MPTABLE;
+    assert_memory_equal(table, "PCMP", 4);
+    len = get_le16(table + 4);
+    assert_int_equal(sum(table, len), 0);
+    for (i = 44; i < len; i += sizes[table[i]]) {
+        assert_true(table[i] < sizeof sizes);
+        processors += table[i] == 0;
+        entries++;
+    }
+    assert_int_equal(i, len);
+    assert_int_equal(entries, get_le16(table + 34));
+    assert_int_equal(processors, 16);
+}
+
 /* --- the AML writer --- */
 
 static void expect_aml(struct aml *a, const char *bytes, size_t len)
@@ -271,6 +299,7 @@ int main(void)
         cmocka_unit_test(madt_lists_every_processor_once),
         cmocka_unit_test(mcfg_names_the_ecam),
         cmocka_unit_test(smbios_structures_end_exactly_at_their_last),
+        cmocka_unit_test(mp_table_counts_its_entries),
         cmocka_unit_test(aml_integers_take_the_shortest_form),
         cmocka_unit_test(aml_names_are_filled_up_and_prefixed),
         cmocka_unit_test(aml_eisaid_packs_letters_and_digits),
