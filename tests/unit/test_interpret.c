@@ -160,6 +160,17 @@ static void addresses_of_all_forms(void **state)
     assert_int_equal((u8)GPR(m, R8), 0x11);
 }
 
+/* 67 41 fe 04 25: INC byte at the address 0x20100 without a base, though REX.B is set. */
+PROGRAM(p_no_base, 64, "mov $0x111, %r13d; .byte 0x67, 0x41, 0xfe, 0x04, 0x25, 0x00, 0x01, 0x02, 0x00");
+
+static void a_sib_without_base_has_none_under_rex_b(void **state)
+{
+    struct machine *m = *state;
+    machine_mode64(m);
+    machine_run_program(m, p_no_base);
+    assert_int_equal(*(u8 *)guest(m, 0x20100), 1);
+}
+
 PROGRAM(p_write_fault, 64, "mov $0x21000, %esi; mov $5, %eax; stc; addq $1, (%rsi)");
 
 static void read_modify_write_of_a_read_only_page_is_a_write_fault(void **state)
@@ -726,6 +737,7 @@ int main(void)
         T(conditions_and_loops),
         T(bit_strings_reach_beyond_their_operand),
         T(addresses_of_all_forms),
+        T(a_sib_without_base_has_none_under_rex_b),
         T(read_modify_write_of_a_read_only_page_is_a_write_fault),
         T(accesses_across_pages),
         T(a_write_into_a_missing_second_page_changes_nothing),

@@ -23,7 +23,6 @@ static ALWAYS_INLINE void jump_legacy(struct soft_cpu *c, struct insn *i, struct
     }
 }
 
-/* A 16-bit operand in 64-bit mode (66 prefix on AMD) cuts the target there, too. */
 static ALWAYS_INLINE void jump_64(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 target)
 {
     if (likely(x86_canonical(target))) {
@@ -129,6 +128,13 @@ H(insn_jcxz)
 
 /* --- CALL and RET --- */
 
+/* A stack that cannot take the return address comes before a bad target. */
+static NOINLINE void probe_push_64(struct soft_cpu *c, struct insn *i, struct x86_state *s)
+{
+    c->cur = i;
+    soft_probe(c, s->gpr[X86_RSP] - 8, 8, SOFT_WRITE);
+}
+
 /* disp: target, or for RET the bytes to release. A bad target of an indirect one changes nothing. */
 #define DEFINE_CALL_N(N)                                                                                 \
     H(call_##N)                                                                                          \
@@ -140,6 +146,8 @@ H(insn_jcxz)
     static ALWAYS_INLINE void call_indirect_##N(struct soft_cpu *c, struct insn *i, struct x86_state *s, \
                                                 u##N target)                                             \
     {                                                                                                    \
+        if (N == 64 && unlikely(!x86_canonical(target)))                                                 \
+            probe_push_64(c, i, s);                                                                      \
         jump_##N(c, i, s, target);                                                                       \
         push_##N(c, i, s, (u##N)(c->block_rip + i->off + i->len));                                       \
     }                                                                                                    \
