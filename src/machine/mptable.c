@@ -128,7 +128,8 @@ static void header(struct builder *b)
     put_le32(p, 0x504d4350); /* "PCMP" */
     put_le16(p + 4, (u16)(b->t->len - POINTER_SIZE));
     p[6] = 4;
-    memcpy(p + 8, names, 20);
+    for (unsigned i = 0; i < sizeof names - 1; i++)
+        p[8 + i] = (u8)names[i];
     put_le16(p + 34, b->entries);
     put_le32(p + 36, APIC_DEFAULT_BASE);
     p[7] = checksum(p, b->t->len - POINTER_SIZE);
