@@ -92,3 +92,29 @@ bool insn_offered(const struct cpuid_table *t, const ZydisDecodedInstruction *in
         return insn->mnemonic == ZYDIS_MNEMONIC_VMMCALL;
     return true;
 }
+
+void insn_decoder_init(ZydisDecoder *d, const struct cpuid_table *t, ZydisMachineMode mode,
+                       ZydisStackWidth stack)
+{
+    ZydisDecoderInit(d, mode, stack);
+    ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, false);
+    ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CLDEMOTE, false);
+    ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES, t->amd);
+    ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, cpuid_has(t, CPUID_LZCNT));
+    ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, cpuid_has(t, CPUID_BMI1));
+}
+
+void insn_fix_operands(const ZydisDecodedInstruction *insn, ZydisDecodedOperand *ops)
+{
+    if (!(insn->attributes & ZYDIS_ATTRIB_HAS_SIB) || insn->raw.modrm.mod != 0 || insn->raw.sib.base != 5)
+        return;
+    for (unsigned i = 0; i < insn->operand_count; i++) {
+        ZydisDecodedOperand *op = &ops[i];
+
+        if (op->type != ZYDIS_OPERAND_TYPE_MEMORY || op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+            continue;
+        op->mem.base = ZYDIS_REGISTER_NONE;
+        op->mem.disp.has_displacement = true;
+        op->mem.disp.value = insn->raw.disp.value;
+    }
+}

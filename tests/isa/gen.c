@@ -213,7 +213,10 @@ static void encode(struct isa_generator *g, const struct form *f, const struct f
 static bool decode(const struct isa_generator *g, const struct bytes *o, ZydisDecodedInstruction *insn,
                    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT])
 {
-    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder, o->b, MIN(o->n, 15u), insn, ops));
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder, o->b, MIN(o->n, 15u), insn, ops)))
+        return false;
+    insn_fix_operands(insn, ops);
+    return true;
 }
 
 static bool wanted(const struct isa_generator *g, const ZydisDecodedInstruction *insn)
@@ -393,9 +396,9 @@ struct isa_generator *isa_generator_new(const struct cpuid_table *cpuid, bool mo
         exit(2);
     *g = (struct isa_generator){.cpuid = cpuid, .mode32 = mode32, .absent = absent, .rng = seed};
     if (mode32)
-        ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+        insn_decoder_init(&g->decoder, cpuid, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     else
-        ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+        insn_decoder_init(&g->decoder, cpuid, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     enumerate_legacy(g, &seen);
     enumerate_vex(g, &seen);
     enumerate_evex(g, &seen);

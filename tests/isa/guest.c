@@ -113,7 +113,7 @@ static void build_tables(struct isa_guest *g)
         BUG();
     put_physical(g, PA_GDT + 0x40, 0x00008b0000000067ull | (u64)PA_TSS << 16);
     put_physical(g, PA_GDT + 0x48, 0);
-    put_physical(g, PA_TSS + 4, PA_STACK);              /* RSP0 */
+    put_physical(g, PA_TSS + 4, PA_STACK);           /* RSP0 */
     put_physical(g, PA_TSS + 0x60, 0xffffull << 48); /* no I/O permission bitmap */
     for (u64 v = 0; v < 256; v++) {
         u64 stub = PA_STUBS + 16 * v;

@@ -119,26 +119,6 @@ static void decode_operands(struct decode *d)
 }
 
 /*
- * SIB without a base (mod 0, base 5) has none whatever REX.B says (SDM vol. 2, table 2-5); Zydis 4.0 takes
- * R13D for one where addresses have 32 bits.
- */
-static void mend_base(struct decode *d)
-{
-    if (d->z.address_width != 32 || !(d->z.attributes & ZYDIS_ATTRIB_HAS_SIB) || d->z.raw.modrm.mod != 0 ||
-        d->z.raw.sib.base != 5)
-        return;
-    for (unsigned n = 0; n < d->z.operand_count; n++) {
-        ZydisDecodedOperand *op = &d->op[n];
-        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM &&
-            op->mem.base == ZYDIS_REGISTER_R13D) {
-            op->mem.base = ZYDIS_REGISTER_NONE;
-            op->mem.disp.has_displacement = true;
-            op->mem.disp.value = d->z.raw.disp.value;
-        }
-    }
-}
-
-/*
  * AMD heeds the operand-size prefix of near branches in 64-bit mode: target and stack operand have 16 bits.
  * Zydis knows that of branches with a 32-bit displacement only.
  */
@@ -230,7 +210,7 @@ static enum decode_status decode_insn(struct decode *d, unsigned avail)
     } else if (!ZYAN_SUCCESS(st)) {
         undecodable(i, insn_ud, MIN(avail, 15u)); /* any of these bytes may be what is wrong */
     } else {
-        mend_base(d);
+        insn_fix_operands(&d->z, d->op);
         narrow_branch(d);
         decode_operands(d);
         if (decode_known(d))
@@ -280,15 +260,8 @@ void decode_init(struct interpret_private *p, const struct cpuid_table *cpuid)
     } kind[3] = {{ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
                  {ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32},
                  {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16}};
-    for (unsigned n = 0; n < ARRAY_SIZE(kind); n++) {
-        ZydisDecoder *d = &p->decoder[n];
-        ZydisDecoderInit(d, kind[n].mode, kind[n].stack);
-        ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, false);
-        ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CLDEMOTE, false);
-        ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES, cpuid->amd);
-        ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, cpuid_has(cpuid, CPUID_LZCNT));
-        ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, cpuid_has(cpuid, CPUID_BMI1));
-    }
+    for (unsigned n = 0; n < ARRAY_SIZE(kind); n++)
+        insn_decoder_init(&p->decoder[n], cpuid, kind[n].mode, kind[n].stack);
 }
 
 void decode_trace(struct soft_cpu *c)
