@@ -546,6 +546,18 @@ static void segment_limits_in_protected_mode(void **state)
     assert_int_equal(get_le32((u8 *)guest(m, GPR(m, RSP)) + 4), CODE_AT + 6);
 }
 
+PROGRAM(p_jump_limit, 32, "mov $0x20000, %ebp; movl $0x40000, (%ebp); jmp *(%ebp)");
+
+static void a_target_beyond_the_code_segment_is_a_general_protection_fault(void **state)
+{
+    struct machine *m = *state;
+    machine_mode32(m);
+    m->s->seg[X86_CS].limit = 0x3ffff;
+    interpret_engine.state_changed(m->vcpu);
+    assert_int_equal(machine_vector(machine_run_program(m, p_jump_limit)), X86_GP);
+    assert_int_equal(get_le32((u8 *)guest(m, GPR(m, RSP)) + 4), END_OF(p_jump_limit) - 3);
+}
+
 PROGRAM(p_mode16, 16,
         "mov $0x1234, %ax; mov %ax, 0x10; mov $0x10, %si; movw (%si), %bx; add $1, %ebx; push %bx; pop %cx; "
         "call 1f; jmp 2f;"
@@ -761,6 +773,7 @@ int main(void)
         T(a_device_write_changes_code),
         T(protected_mode_with_flat_segments),
         T(segment_limits_in_protected_mode),
+        T(a_target_beyond_the_code_segment_is_a_general_protection_fault),
         T(real_mode),
         T(real_mode_interrupts_and_faults),
         T(user_code_is_kept_out),

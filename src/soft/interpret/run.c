@@ -65,10 +65,10 @@ static void run_single(struct soft_cpu *c)
     struct x86_state *s = c->s;
     u8 shadow = s->int_shadow;
     bool step = s->rflags & X86_TF;
+    c->insn_rip = s->rip;
     if (trace_on(exec))
         decode_trace(c);
     if (soft_breakpoints_armed(c)) {
-        c->insn_rip = s->rip;
         soft_check_code_breakpoint(c,
                                    c->mode & SOFT_MODE_CODE64 ? s->rip : (u32)(s->seg[X86_CS].base + s->rip));
         state_adopt(c, s);
@@ -93,9 +93,11 @@ static void settle_fault(struct soft_cpu *c)
     if (c->cur) {
         s->rip = insn_rip(c, c->cur);
         flags_publish(c, s);
-        /* The only #GP of a handler that published nothing: a non-canonical address. On the stack it is #SS.
+        /*
+         * In 64-bit mode the only #GP of a handler that published nothing is for an address that is not
+         * canonical. On the stack it is #SS.
          */
-        if (s->exception_vector == X86_GP && c->cur->seg == X86_SS && s->exception_pending)
+        if ((c->mode & SOFT_MODE_CODE64) && s->exception_vector == X86_GP && c->cur->seg == X86_SS)
             s->exception_vector = X86_SS_;
         c->vcpu->counters.insns += c->cur->count;
         c->cur = NULL;
