@@ -171,6 +171,16 @@ u64 vclock_tsc(const struct vclock *c)
     return host_cycles() - atomic_load_explicit(&c->offset_tsc, memory_order_relaxed);
 }
 
+bool vclock_tsc_offset(const struct vclock *c, i64 *offset)
+{
+    bool fixed = vclock_running(c) && !c->manual && tsc_trusted;
+    if (fixed)
+        *offset = -(i64)atomic_load_explicit(&c->offset_tsc, memory_order_relaxed);
+    else
+        *offset = (i64)(vclock_tsc(c) - read_tsc());
+    return fixed;
+}
+
 u64 vclock_ns(const struct vclock *c)
 {
     return clock_tsc_to_ns(vclock_tsc(c));

@@ -74,6 +74,12 @@ u64 vclock_to_host_ns(const struct vclock *c, u64 ns);
 u64 vclock_tsc(const struct vclock *c);
 
 /*
+ * What a counter that follows the host's TSC lacks to show vclock_tsc() of a running clock. False when
+ * virtual time does not count the host's TSC: *offset is then good for this moment only.
+ */
+bool vclock_tsc_offset(const struct vclock *c, i64 *offset);
+
+/*
  * Conversions at clock_tsc_khz(). To cycles rounds up and to ns rounds down, so that ns survive the
  * way there and back; a deadline in cycles that must not come early is clock_tsc_to_ns() + 1.
  */

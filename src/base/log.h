@@ -36,6 +36,7 @@ void log_guest(const char *fmt, ...) PRINTF_LIKE(1, 2);
     X(irq, "interrupt lines, vectors, EOI, IPIs, timers of the APIC") \
     X(msr, "MSR reads and writes")                                    \
     X(cpuid, "CPUID leaves read")                                     \
+    X(kvm, "exits from KVM, and what the interpreter rescued")        \
     X(vcpu, "vCPU life cycle and requests")                           \
     X(pio, "port accesses")                                           \
     X(mmio, "memory-mapped I/O accesses")                             \

@@ -41,6 +41,7 @@
 
 #include "base/error.h"
 
+struct cpuid_table;
 struct vcpu;
 struct vm;
 
@@ -53,6 +54,12 @@ enum vcpu_exit {
 
 struct engine_ops {
     const char *name;
+
+    /*
+     * Takes from @t, before the VM is made, the features that this engine cannot give a guest on this
+     * host. With @strict it fails instead (-ENOTSUP). NULL: it can do all that cpuid_build() offers.
+     */
+    int (*limit_cpuid)(struct cpuid_table *t, bool strict, struct error *err);
 
     /* Sets up what all vCPUs share (@vm->engine_data). */
     int (*vm_init)(struct vm *vm, struct error *err);
@@ -77,5 +84,21 @@ struct engine_ops {
 };
 
 extern const struct engine_ops interpret_engine;
+extern const struct engine_ops kvm_engine;
+
+/*
+ * A way for an engine to get past an instruction that it cannot execute: another one does, on the same
+ * vCPU. The board sets vm->rescue. attach and step run on the vCPU's thread, within run(), with
+ * vcpu->state true before and after; nothing is kept from one step to the next, so that between them
+ * RAM and state may change without notice.
+ */
+struct rescue_ops {
+    void *(*attach)(struct vcpu *vcpu, struct error *err);
+    void (*detach)(void *rescue);
+    /* Up to @count instructions or deliveries. VCPU_EXIT_REQUEST when all is well. */
+    enum vcpu_exit (*step)(void *rescue, unsigned count);
+};
+
+extern const struct rescue_ops interpret_rescue;
 
 #endif

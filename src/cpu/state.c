@@ -88,6 +88,8 @@ static const struct field x86_fields[] = {
     FIELD(struct x86_state, exception_vector),
     FIELD(struct x86_state, exception_has_error),
     FIELD(struct x86_state, exception_error),
+    FIELD(struct x86_state, interrupt_pending),
+    FIELD(struct x86_state, interrupt_vector),
     FIELD_END,
 };
 

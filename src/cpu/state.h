@@ -97,6 +97,8 @@ struct x86_state {
     u8 exception_vector;
     u8 exception_has_error;
     u32 exception_error;
+    u8 interrupt_pending; /* acknowledged at the irqchip, to be delivered before the next instruction */
+    u8 interrupt_vector;
 };
 
 extern const struct state_desc x86_state_desc;

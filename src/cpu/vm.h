@@ -31,6 +31,7 @@ struct vm {
     const struct engine_ops *engine;
     void *engine_data;
     const struct cpuid_table *cpuid;
+    const struct rescue_ops *rescue; /* NULL: none */
     struct event_loop *loop;
     struct vclock clock;
     struct lock machine_lock;

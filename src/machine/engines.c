@@ -8,7 +8,7 @@ static const struct {
     const char *name;
     const struct engine_ops *ops;
 } engines[] = {
-    {"kvm", NULL},
+    {"kvm", &kvm_engine},
     {"translate", NULL},
     {"interpret", &interpret_engine},
 };
@@ -18,7 +18,7 @@ const struct engine_ops *engine_find(const char *name, struct error *err)
     bool any = strcmp(name, "auto") == 0;
 
     for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {
-        if (any && engines[i].ops)
+        if (any && engines[i].ops && engines[i].ops != &kvm_engine)
             return engines[i].ops;
         if (any || strcmp(name, engines[i].name) != 0)
             continue;

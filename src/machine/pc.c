@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "hw/acpi-pm.h"
 #include "machine/memory-map.h"
@@ -46,12 +47,17 @@ static void memory_down(struct pc *pc)
 
 static int vm_up(struct pc *pc, struct error *err)
 {
+    const struct engine_ops *engine = pc->config.engine;
+    bool strict = strcmp(pc->config.cpu_model, "host") != 0;
     int r = cpuid_build(&pc->cpuid, pc->config.cpu_model, pc->config.cpus, clock_tsc_khz(), err);
 
+    if (!r && engine->limit_cpuid)
+        r = engine->limit_cpuid(&pc->cpuid, strict, err);
     if (!r)
-        r = vm_init(&pc->vm, &pc->memory, pc->loop, pc->config.engine, &pc->cpuid, pc->config.cpus, err);
+        r = vm_init(&pc->vm, &pc->memory, pc->loop, engine, &pc->cpuid, pc->config.cpus, err);
     if (r)
         return r;
+    pc->vm.rescue = &interpret_rescue;
     event_loop_set_lock(pc->loop, &pc->vm.machine_lock);
     pc_lifecycle_init(pc);
     return 0;

@@ -370,6 +370,13 @@ static bool take_interrupt(struct soft_cpu *c)
     return true;
 }
 
+void soft_deliver_interrupt(struct soft_cpu *c)
+{
+    c->s->interrupt_pending = 0;
+    c->vcpu->counters.interrupts++;
+    deliver_event(c, c->s->interrupt_vector);
+}
+
 bool soft_poll_events(struct soft_cpu *c)
 {
     struct x86_state *s = c->s;

@@ -266,6 +266,9 @@ void soft_interrupt(struct soft_cpu *c, u8 vector, enum soft_int_kind kind, bool
  */
 bool soft_deliver_exception(struct soft_cpu *c);
 
+/* Delivers the external interrupt recorded in s->interrupt_*. As for soft_poll_events(). */
+void soft_deliver_interrupt(struct soft_cpu *c);
+
 /*
  * At an instruction boundary: serves VCPU_REQ_FLUSH_TLB, then pending debug traps, NMI and external
  * interrupts, with the shadow rules. True when something was delivered (or an exception during

@@ -273,7 +273,7 @@ static bool usable(struct soft_cpu *c, struct block *b, u64 la, u64 off)
 static NOINLINE struct block *get_slow(struct soft_cpu *c, u64 la, u64 gpa, u32 mode)
 {
     i64 off = memory_ram_offset(c->vcpu->vm->memory, gpa);
-    if (off < 0)
+    if (off < 0 || c->interpret->uncached)
         return uncached(c, la, gpa, mode);
     struct block *b = take(c, gpa, mode);
     if (!b)

@@ -114,6 +114,7 @@ struct interpret_private {
     struct block *scratch; /* uncached block: code outside RAM, or whose copy is of no use */
     u32 pauses;            /* PAUSE instructions executed */
     bool repeating;        /* a REP string instruction was left between two iterations */
+    bool uncached;         /* every block is: others write to RAM without notice */
     bool exclusive;        /* inside an exclusive section: to be ended after a fault */
     struct written_page written[WRITTEN_PAGES];
 };

@@ -147,6 +147,8 @@ static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
         if (steps && *steps)
             --*steps;
     }
+    if (unlikely(s->interrupt_pending)) /* only what another engine left behind */
+        soft_deliver_interrupt(c);
     for (;;) {
         c->stop_block = false;
         if (unlikely(s->exception_pending) && !soft_deliver_exception(c))

@@ -1,0 +1,124 @@
+/*
+ * The inside of the KVM engine.
+ *
+ * Whose state is true. A vCPU's architectural state lives in vcpu->state or in the kernel; `ours` says
+ * which copy counts. run() gives it to the kernel before the first KVM_RUN; sync(), rescue and whoever
+ * needs it fetch it back. Some of it never moves: mp_state, the TSC's offset, and every MSR that the
+ * filter of vm.c denies (kvm_msrs in transfer.c lists those that do move), which are served by
+ * cpu/msr.c with vcpu->state, as under any engine.
+ *
+ * A port, MMIO or MSR exit is half an instruction: the kernel completes it at the next KVM_RUN.
+ * `unfinished` says so, and nobody looks at registers before kvm_finish() has let it do so.
+ *
+ * Interrupt controllers are those of hw/: the kernel has none (KVM_CREATE_IRQCHIP is not called).
+ * Therefore a halted vCPU, its local APIC and the choice of a vector are our business (run.c).
+ */
+#ifndef TRAPEZE_KVM_INTERNAL_H
+#define TRAPEZE_KVM_INTERNAL_H
+
+#include <linux/kvm.h>
+
+#include "cpu/vm.h"
+
+/* Where components are in the kernel's XSAVE image (standard format); offset 0: it has none. */
+struct kvm_xsave_layout {
+    unsigned size; /* of the image, at least 4096 */
+    u64 components;
+    unsigned offset[10];
+};
+
+/* MSRs that live in the kernel while the guest runs. */
+#define KVM_MSR_MAX 16
+
+struct kvm_host {
+    int fd; /* /dev/kvm */
+    int run_size;
+    struct kvm_xsave_layout xsave;
+    struct {
+        u32 index;
+        u16 offset; /* in x86_state */
+    } msr[KVM_MSR_MAX];
+    unsigned msr_count;
+    u64 arch_capabilities;
+    bool has_arch_capabilities;
+};
+
+struct kvm_vm {
+    struct kvm_host host;
+    int fd;
+    bool
+        exits_on_failure; /* else KVM gives #UD to user mode for what it cannot emulate (before Linux 5.15) */
+};
+
+struct kvm_cpu {
+    struct vcpu *vcpu;
+    struct kvm_vm *kvm;
+    int fd;
+    struct kvm_run *run;
+    void *xsave; /* scratch, host.xsave.size bytes, 64-byte aligned */
+    bool ours;
+    bool unfinished;
+    bool cr8_stale; /* the chip's TPR may have changed since run->cr8 was set */
+    bool window;    /* run->ready_for_interrupt_injection and if_flag are of this moment */
+    u64 cr8;        /* as the chip knows it */
+    u64 apic_base;  /* as the kernel knows it */
+    i64 tsc_offset; /* as the kernel knows it */
+    bool tsc_known;
+    void *rescue;
+    unsigned burst;      /* instructions of the next rescue */
+    u64 exits_at_rescue; /* counter at the last one */
+    _Atomic bool in_run; /* the thread is in or about to enter KVM_RUN */
+    _Atomic int tid;
+};
+
+/* --- vm.c --- */
+
+/* Opens /dev/kvm and learns what this KVM is like; an error says what to do. */
+int kvm_host_open(struct kvm_host *h, struct error *err);
+void kvm_host_close(struct kvm_host *h);
+/* What the kernel can do, allocated; NULL with @err. */
+struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err);
+
+/* --- cpuid.c --- */
+
+int kvm_limit_cpuid(struct cpuid_table *t, bool strict, struct error *err);
+int kvm_set_cpuid(const struct kvm_cpu *k, struct error *err);
+void kvm_xsave_layout(struct kvm_xsave_layout *l, const struct kvm_cpuid2 *supported, unsigned size);
+
+/* --- state.c: between the kernel's structs and x86_state; no system calls --- */
+
+void kvm_regs_from_state(struct kvm_regs *r, const struct x86_state *s);
+void kvm_regs_to_state(const struct kvm_regs *r, struct x86_state *s);
+/* All but cr8, apic_base and interrupt_bitmap. */
+void kvm_sregs_from_state(struct kvm_sregs *r, const struct x86_state *s);
+void kvm_sregs_to_state(const struct kvm_sregs *r, struct x86_state *s);
+void kvm_debugregs_from_state(struct kvm_debugregs *r, const struct x86_state *s);
+void kvm_debugregs_to_state(const struct kvm_debugregs *r, struct x86_state *s);
+void kvm_events_from_state(struct kvm_vcpu_events *e, const struct x86_state *s);
+void kvm_events_to_state(const struct kvm_vcpu_events *e, struct x86_state *s);
+void kvm_xsave_from_state(void *image, const struct kvm_xsave_layout *l, const struct x86_state *s);
+void kvm_xsave_to_state(const void *image, const struct kvm_xsave_layout *l, struct x86_state *s);
+
+/* --- transfer.c --- */
+
+/* Chooses the MSRs to move from those this KVM knows. */
+int kvm_choose_msrs(struct kvm_host *h, struct error *err);
+/* Lets the guest have exactly the MSRs that the kernel keeps. */
+int kvm_filter_msrs(const struct kvm_vm *kvm, struct error *err);
+
+/* vcpu->state to the kernel and back. @err is the vCPU's. */
+int kvm_push_state(struct kvm_cpu *k);
+int kvm_fetch_state(struct kvm_cpu *k);
+int kvm_push_tsc(struct kvm_cpu *k);
+int kvm_push_apic_base(struct kvm_cpu *k, u64 base);
+
+/* --- run.c --- */
+
+enum vcpu_exit kvm_cpu_run(struct kvm_cpu *k);
+void kvm_cpu_kick(struct kvm_cpu *k);
+/* Completes a half-done instruction and makes vcpu->state true. */
+int kvm_finish(struct kvm_cpu *k);
+int kvm_sync(struct kvm_cpu *k);
+int kvm_install_kick(struct error *err);
+
+#endif

@@ -1,0 +1,299 @@
+/* The engine's objects: /dev/kvm, the VM with its memory slots, the vCPUs. */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "kvm/kvm-internal.h"
+#include "kvm/kvm.h"
+
+#define DEVICE "/dev/kvm"
+
+/*
+ * Three pages for a task state segment and one for page tables, which KVM puts into guest-physical
+ * memory on old Intel CPUs: out of the way of RAM, of the APICs and of where firmware may lie.
+ */
+#define IDENTITY_MAP_ADDR 0xfeffc000ull
+#define TSS_ADDR (IDENTITY_MAP_ADDR + 0x1000)
+
+/* --- /dev/kvm --- */
+
+static int explain_open(int code, struct error *err)
+{
+    struct stat st;
+    if (code == ENOENT)
+        return error_set(err, code,
+                         "there is no " DEVICE
+                         ": load the kvm_intel or kvm_amd module, or let the hypervisor "
+                         "of this host nest virtual machines");
+    if (code == ENXIO || code == ENODEV)
+        return error_set(err, code, DEVICE " has no driver: load the kvm_intel or kvm_amd module");
+    if ((code == EACCES || code == EPERM) && stat(DEVICE, &st) == 0) {
+        const struct group *g = getgrgid(st.st_gid);
+        if (g && (st.st_mode & 0060) == 0060)
+            return error_set(err, code,
+                             "no permission to open " DEVICE
+                             ": join the group '%s' (usermod -aG %s $USER, then log "
+                             "in again)",
+                             g->gr_name, g->gr_name);
+        return error_set(err, code, "no permission to open " DEVICE ", which is only for its owner");
+    }
+    return error_set_errno(err, code, "cannot open " DEVICE);
+}
+
+/* What the engine cannot do without, with the Linux that brought it. */
+static const struct {
+    int cap;
+    const char *name, *since;
+} needed[] = {
+    {KVM_CAP_USER_MEMORY, "memory slots", "2.6.25"},     {KVM_CAP_EXT_CPUID, "CPUID tables", "2.6.26"},
+    {KVM_CAP_SET_TSS_ADDR, "a TSS address", "2.6.24"},   {KVM_CAP_VCPU_EVENTS, "vCPU events", "2.6.33"},
+    {KVM_CAP_DEBUGREGS, "debug registers", "2.6.34"},    {KVM_CAP_XSAVE, "XSAVE state", "2.6.36"},
+    {KVM_CAP_IMMEDIATE_EXIT, "immediate exits", "4.13"}, {KVM_CAP_X86_USER_SPACE_MSR, "MSR exits", "5.10"},
+    {KVM_CAP_X86_MSR_FILTER, "MSR filters", "5.10"},
+};
+
+static int check_host(struct kvm_host *h, struct error *err)
+{
+    int version = ioctl(h->fd, KVM_GET_API_VERSION, 0);
+    if (version != KVM_API_VERSION)
+        return error_set(err, ENOTSUP, DEVICE " speaks version %d of the KVM interface, not %d", version,
+                         KVM_API_VERSION);
+    for (unsigned i = 0; i < ARRAY_SIZE(needed); i++) {
+        if (ioctl(h->fd, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
+            return error_set(err, ENOTSUP, "this host's KVM is too old: it lacks %s (Linux %s)",
+                             needed[i].name, needed[i].since);
+    }
+    h->run_size = ioctl(h->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+    return h->run_size > 0 ? 0 : error_set(err, ENOTSUP, DEVICE " does not say how large a vCPU's page is");
+}
+
+struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err)
+{
+    for (unsigned n = 64; n <= 1024; n *= 2) {
+        struct kvm_cpuid2 *c = calloc(1, sizeof *c + n * sizeof c->entries[0]);
+        if (!c)
+            break;
+        c->nent = n;
+        if (ioctl(h->fd, KVM_GET_SUPPORTED_CPUID, c) == 0)
+            return c;
+        int code = errno;
+        free(c);
+        if (code != E2BIG) {
+            error_set_errno(err, code, "KVM does not say which CPU features it has");
+            return NULL;
+        }
+    }
+    error_set_errno(err, ENOMEM, "KVM's list of CPU features is too long");
+    return NULL;
+}
+
+/* Whether the host's CPU is affected by what is known to leak: the kernel's answer, not ours. */
+static void read_arch_capabilities(struct kvm_host *h)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } m = {.head = {.nmsrs = 1}, .entry = {.index = MSR_ARCH_CAPABILITIES}};
+    h->has_arch_capabilities = ioctl(h->fd, KVM_GET_MSRS, &m) == 1;
+    h->arch_capabilities = m.entry.data;
+}
+
+int kvm_host_open(struct kvm_host *h, struct error *err)
+{
+    *h = (struct kvm_host){.fd = open(DEVICE, O_RDWR | O_CLOEXEC)};
+    if (h->fd < 0)
+        return explain_open(errno, err);
+    int r = check_host(h, err);
+    struct kvm_cpuid2 *supported = r ? NULL : kvm_host_cpuid(h, err);
+    if (!supported) {
+        kvm_host_close(h);
+        return r ? r : -ENOTSUP;
+    }
+    int size = ioctl(h->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+    kvm_xsave_layout(&h->xsave, supported, size > 4096 ? (unsigned)size : 4096);
+    free(supported);
+    read_arch_capabilities(h);
+    r = kvm_choose_msrs(h, err);
+    if (r)
+        kvm_host_close(h);
+    return r;
+}
+
+void kvm_host_close(struct kvm_host *h)
+{
+    if (h->fd >= 0)
+        close(h->fd);
+    h->fd = -1;
+}
+
+/* --- the VM --- */
+
+static int add_slot(const struct kvm_vm *kvm, unsigned slot, u64 gpa, u64 size, void *host, struct error *err)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = slot, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = (u64)(uintptr_t)host};
+    if (!size || ioctl(kvm->fd, KVM_SET_USER_MEMORY_REGION, &region) == 0)
+        return 0;
+    return error_set_errno(err, errno, "KVM does not take %llu MiB of memory at 0x%llx",
+                           (unsigned long long)(size >> 20), (unsigned long long)gpa);
+}
+
+static int add_memory(const struct kvm_vm *kvm, const struct memory *m, struct error *err)
+{
+    u64 below = MIN(m->low_size, MEMORY_VGA_START);
+    u64 above = m->low_size > MEMORY_VGA_END ? m->low_size - MEMORY_VGA_END : 0;
+    int r = add_slot(kvm, 0, 0, below, m->ram, err);
+    if (!r)
+        r = add_slot(kvm, 1, MEMORY_VGA_END, above, m->ram + MEMORY_VGA_END, err);
+    if (!r)
+        r = add_slot(kvm, 2, MEMORY_HOLE_END, m->high_size, m->ram + m->low_size, err);
+    return r;
+}
+
+static int set_up(struct kvm_vm *kvm, const struct memory *m, struct error *err)
+{
+    u64 identity = IDENTITY_MAP_ADDR;
+    struct kvm_enable_cap msr_exits = {
+        .cap = KVM_CAP_X86_USER_SPACE_MSR,
+        .args = {KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER}};
+    struct kvm_enable_cap failures = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = {1}};
+
+    if (ioctl(kvm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
+        ioctl(kvm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_ADDR) < 0)
+        return error_set_errno(err, errno, "KVM does not take the addresses of its own pages");
+    if (ioctl(kvm->fd, KVM_ENABLE_CAP, &msr_exits) < 0)
+        return error_set_errno(err, errno, "KVM does not hand over MSRs");
+    kvm->exits_on_failure = ioctl(kvm->fd, KVM_ENABLE_CAP, &failures) == 0;
+    int r = kvm_filter_msrs(kvm, err);
+    return r ? r : add_memory(kvm, m, err);
+}
+
+static void release(struct vm *vm)
+{
+    struct kvm_vm *kvm = vm->engine_data;
+    if (!kvm)
+        return;
+    if (kvm->fd >= 0)
+        close(kvm->fd);
+    kvm_host_close(&kvm->host);
+    free(kvm);
+    vm->engine_data = NULL;
+}
+
+static int init(struct vm *vm, struct error *err)
+{
+    struct kvm_vm *kvm = calloc(1, sizeof *kvm);
+    if (!kvm)
+        return error_set_errno(err, ENOMEM, "cannot create the VM");
+    kvm->fd = kvm->host.fd = -1;
+    vm->engine_data = kvm;
+    int r = kvm_install_kick(err);
+    if (!r)
+        r = kvm_host_open(&kvm->host, err);
+    if (!r) {
+        kvm->fd = ioctl(kvm->host.fd, KVM_CREATE_VM, 0);
+        r = kvm->fd < 0 ? error_set_errno(err, errno, "KVM does not create a VM")
+                        : set_up(kvm, vm->memory, err);
+    }
+    if (r)
+        release(vm);
+    return r;
+}
+
+/* --- vCPUs --- */
+
+static void cpu_release(struct vcpu *vcpu)
+{
+    struct kvm_cpu *k = vcpu->engine_data;
+    if (!k)
+        return;
+    if (k->rescue)
+        vcpu->vm->rescue->detach(k->rescue);
+    if (k->run)
+        munmap(k->run, (size_t)k->kvm->host.run_size);
+    if (k->fd >= 0)
+        close(k->fd);
+    free(k->xsave);
+    free(k);
+    vcpu->engine_data = NULL;
+}
+
+static int cpu_open(struct kvm_cpu *k, struct error *err)
+{
+    const struct kvm_host *h = &k->kvm->host;
+    k->xsave = aligned_alloc(64, ALIGN_UP(h->xsave.size, 64u));
+    if (!k->xsave)
+        return error_set_errno(err, ENOMEM, "cannot create vCPU %u", k->vcpu->index);
+    k->fd = ioctl(k->kvm->fd, KVM_CREATE_VCPU, (unsigned long)k->vcpu->index);
+    if (k->fd < 0)
+        return error_set_errno(err, errno, "KVM does not create vCPU %u", k->vcpu->index);
+    k->run = mmap(NULL, (size_t)h->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, k->fd, 0);
+    if (k->run == MAP_FAILED) {
+        k->run = NULL;
+        return error_set_errno(err, errno, "cannot map vCPU %u", k->vcpu->index);
+    }
+    return kvm_set_cpuid(k, err);
+}
+
+static int cpu_init(struct vcpu *vcpu, struct error *err)
+{
+    struct kvm_cpu *k = calloc(1, sizeof *k);
+    if (!k)
+        return error_set_errno(err, ENOMEM, "cannot create vCPU %u", vcpu->index);
+    *k = (struct kvm_cpu){
+        .vcpu = vcpu, .kvm = vcpu->vm->engine_data, .fd = -1, .ours = true, .cr8_stale = true, .burst = 1};
+    vcpu->engine_data = k;
+    int r = cpu_open(k, err);
+    if (r)
+        cpu_release(vcpu);
+    return r;
+}
+
+static enum vcpu_exit run(struct vcpu *vcpu)
+{
+    return kvm_cpu_run(vcpu->engine_data);
+}
+
+static void kick(struct vcpu *vcpu)
+{
+    kvm_cpu_kick(vcpu->engine_data);
+}
+
+static void sync_state(struct vcpu *vcpu)
+{
+    if (kvm_sync(vcpu->engine_data) != 0)
+        log_error("vCPU %u: %s", vcpu->index, vcpu->error.text);
+}
+
+static void state_changed(struct vcpu *vcpu)
+{
+    struct kvm_cpu *k = vcpu->engine_data;
+    k->ours = true;
+    k->cr8_stale = true;
+    k->tsc_known = false;
+}
+
+/* The kernel follows changes of memory slots by itself, and caches nothing of RAM's content. */
+static void flush_tlb(struct vcpu *vcpu) {}
+
+const struct engine_ops kvm_engine = {
+    .name = "kvm",
+    .limit_cpuid = kvm_limit_cpuid,
+    .vm_init = init,
+    .vm_release = release,
+    .vcpu_init = cpu_init,
+    .vcpu_release = cpu_release,
+    .run = run,
+    .kick = kick,
+    .sync = sync_state,
+    .state_changed = state_changed,
+    .flush_tlb = flush_tlb,
+};

@@ -1,0 +1,56 @@
+/*
+ * The interpreter in the service of an engine that met an instruction it cannot do. RAM and state change
+ * behind its back between two steps, so nothing is cached: blocks are decoded anew each time, and no page
+ * is marked as code.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "soft/interpret/interpret-internal.h"
+
+static void *attach(struct vcpu *vcpu, struct error *err)
+{
+    if (native_install_signals(err) != 0)
+        return NULL;
+    struct soft_cpu *c = aligned_alloc(64, ALIGN_UP(sizeof *c, 64));
+    if (!c) {
+        error_set(err, ENOMEM, "no memory for the interpreter of vCPU %u", vcpu->index);
+        return NULL;
+    }
+    memset(c, 0, sizeof *c);
+    if (soft_cpu_init(c, vcpu, err) != 0) {
+        free(c);
+        return NULL;
+    }
+    if (interpret_attach(c, err) != 0) {
+        soft_cpu_release(c);
+        free(c);
+        return NULL;
+    }
+    c->interpret->uncached = true;
+    return c;
+}
+
+static void detach(void *rescue)
+{
+    struct soft_cpu *c = rescue;
+    interpret_detach(c);
+    soft_cpu_release(c);
+    free(c);
+}
+
+/* A debug trap that is due after the last instruction has no place in x86_state: it is taken here. */
+static enum vcpu_exit step(void *rescue, unsigned count)
+{
+    struct soft_cpu *c = rescue;
+    enum vcpu_exit why;
+    soft_tlb_flush_all(c, true);
+    soft_mode_changed(c);
+    do {
+        why = interpret_step(c, count);
+        count = 1;
+    } while (why == VCPU_EXIT_REQUEST && c->pending_db);
+    return why;
+}
+
+const struct rescue_ops interpret_rescue = {.attach = attach, .detach = detach, .step = step};
