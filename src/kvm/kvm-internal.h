@@ -101,6 +101,9 @@ void kvm_xsave_to_state(const void *image, const struct kvm_xsave_layout *l, str
 
 /* --- transfer.c --- */
 
+/* KVM_GET_MSRS or KVM_SET_MSRS of one MSR, on a vCPU or on /dev/kvm. 0 or -1. */
+int kvm_one_msr(int fd, unsigned long request, u32 index, u64 *value);
+
 /* Chooses the MSRs to move from those this KVM knows. */
 int kvm_choose_msrs(struct kvm_host *h, struct error *err);
 /* Lets the guest have exactly the MSRs that the kernel keeps. */

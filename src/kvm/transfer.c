@@ -1,9 +1,11 @@
 /* State between vcpu->state and the kernel, and which MSRs live where. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "base/log.h"
 #include "cpu/msr.h"
 #include "kvm/kvm-internal.h"
 
@@ -107,10 +109,21 @@ int kvm_filter_msrs(const struct kvm_vm *kvm, struct error *err)
     return 0;
 }
 
-struct msr_block {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entry[KVM_MSR_MAX];
+/* struct kvm_msrs with room for its entries. */
+union msr_buffer {
+    struct kvm_msrs msrs;
+    u8 room[sizeof(struct kvm_msrs) + KVM_MSR_MAX * sizeof(struct kvm_msr_entry)];
 };
+
+int kvm_one_msr(int fd, unsigned long request, u32 index, u64 *value)
+{
+    union msr_buffer b = {.msrs = {.nmsrs = 1}};
+    b.msrs.entries[0] = (struct kvm_msr_entry){.index = index, .data = *value};
+    if (ioctl(fd, request, &b) != 1)
+        return -1;
+    *value = b.msrs.entries[0].data;
+    return 0;
+}
 
 static u64 *msr_field(struct kvm_cpu *k, unsigned i)
 {
@@ -125,25 +138,22 @@ static void move_msrs(struct kvm_cpu *k, unsigned long request)
 {
     const struct kvm_host *h = &k->kvm->host;
     for (unsigned done = 0; done < h->msr_count;) {
-        struct msr_block b = {.head = {.nmsrs = h->msr_count - done}};
+        union msr_buffer b = {.msrs = {.nmsrs = h->msr_count - done}};
         for (unsigned i = done; i < h->msr_count; i++)
-            b.entry[i - done] = (struct kvm_msr_entry){.index = h->msr[i].index, .data = *msr_field(k, i)};
+            b.msrs.entries[i - done] =
+                (struct kvm_msr_entry){.index = h->msr[i].index, .data = *msr_field(k, i)};
         int moved = ioctl(k->fd, request, &b);
         for (int i = 0; i < moved && request == KVM_GET_MSRS; i++)
-            *msr_field(k, done + (unsigned)i) = b.entry[i].data;
+            *msr_field(k, done + (unsigned)i) = b.msrs.entries[i].data;
         done += (unsigned)MAX(moved, 0) + 1;
     }
 }
 
 static void set_arch_capabilities(struct kvm_cpu *k)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } m = {.head = {.nmsrs = 1},
-           .entry = {.index = MSR_ARCH_CAPABILITIES, .data = k->kvm->host.arch_capabilities}};
+    u64 value = k->kvm->host.arch_capabilities;
     if (k->kvm->host.has_arch_capabilities)
-        (void)ioctl(k->fd, KVM_SET_MSRS, &m);
+        (void)kvm_one_msr(k->fd, KVM_SET_MSRS, MSR_ARCH_CAPABILITIES, &value);
 }
 
 /* --- the TSC --- */
@@ -160,11 +170,8 @@ int kvm_push_tsc(struct kvm_cpu *k)
     struct kvm_device_attr attr = {
         .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (u64)(uintptr_t)&offset};
     if (ioctl(k->fd, KVM_SET_DEVICE_ATTR, &attr) < 0) {
-        struct {
-            struct kvm_msrs head;
-            struct kvm_msr_entry entry;
-        } m = {.head = {.nmsrs = 1}, .entry = {.index = MSR_TSC, .data = vcpu_tsc(vcpu)}};
-        if (ioctl(k->fd, KVM_SET_MSRS, &m) != 1)
+        u64 tsc = vcpu_tsc(vcpu);
+        if (kvm_one_msr(k->fd, KVM_SET_MSRS, MSR_TSC, &tsc) != 0)
             return error_set_errno(&vcpu->error, errno, "KVM does not take the TSC of vCPU %u", vcpu->index);
     }
     k->tsc_offset = offset;
@@ -279,6 +286,8 @@ int kvm_fetch_state(struct kvm_cpu *k)
     kvm_events_to_state(&events, s);
     move_msrs(k, KVM_GET_MSRS);
     k->ours = true;
+    trace(kvm, "vcpu %u: state fetched, rip 0x%" PRIx64 " rflags 0x%" PRIx64, k->vcpu->index, s->rip,
+          s->rflags);
     return 0;
 }
 

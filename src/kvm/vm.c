@@ -98,12 +98,8 @@ struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err)
 /* Whether the host's CPU is affected by what is known to leak: the kernel's answer, not ours. */
 static void read_arch_capabilities(struct kvm_host *h)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } m = {.head = {.nmsrs = 1}, .entry = {.index = MSR_ARCH_CAPABILITIES}};
-    h->has_arch_capabilities = ioctl(h->fd, KVM_GET_MSRS, &m) == 1;
-    h->arch_capabilities = m.entry.data;
+    h->has_arch_capabilities =
+        kvm_one_msr(h->fd, KVM_GET_MSRS, MSR_ARCH_CAPABILITIES, &h->arch_capabilities) == 0;
 }
 
 int kvm_host_open(struct kvm_host *h, struct error *err)
