@@ -489,6 +489,8 @@ void soft_sysenter(struct soft_cpu *c)
 void soft_sysexit(struct soft_cpu *c, unsigned opsize)
 {
     struct x86_state *s = c->s;
+    if (is_amd(c) && x86_protected(s)) /* other than SYSENTER: before #UD (as measured) */
+        soft_require_cpl0(c);
     check_sysenter(c);
     soft_require_cpl0(c);
     u64 rip = s->gpr[X86_RDX], rsp = s->gpr[X86_RCX], cs = s->sysenter_cs & 0xfffc;

@@ -567,7 +567,7 @@ static void append(struct isa_case *c, const u8 *bytes, u32 n)
 static void set_gpr(struct placing *p, unsigned reg, u64 value)
 {
     if (!p->stream) {
-        p->c->in.gpr[reg] = value;
+        p->c->in.gpr[reg] = p->g->mode32 ? (u32)value : value;
         return;
     }
     u8 code[10];

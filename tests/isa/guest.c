@@ -10,6 +10,12 @@
 #include "cpu/vm.h"
 #include "isa.h"
 
+/*
+ * Where the system's tables are mapped: in the half that the host's processes cannot reach either, so that
+ * stray addresses of a case find nothing on both sides.
+ */
+#define LA_SYSTEM 0xffff800000000000ull
+
 /* Guest-physical layout. */
 enum {
     PA_PML4 = 0x1000,
@@ -26,6 +32,8 @@ enum {
     PA_CODE = 0x10000,
     PA_DATA = 0x12000,
     PA_RO = 0x16000,
+    PA_PDPT_SYSTEM = 0x17000,
+    PA_PD_SYSTEM = 0x18000,
     RAM_SIZE = 1 << 20,
 };
 
@@ -91,11 +99,13 @@ static void build_page_tables(struct isa_guest *g)
     const u64 all = PTE_P | PTE_W | PTE_U;
     put_physical(g, PA_PML4, PA_PDPT | all);
     put_physical(g, PA_PDPT, PA_PD | all);
-    put_physical(g, PA_PD, PA_PT_SYSTEM | all);
+    put_physical(g, PA_PML4 + 256 * 8, PA_PDPT_SYSTEM | all);
+    put_physical(g, PA_PDPT_SYSTEM, PA_PD_SYSTEM | all);
+    put_physical(g, PA_PD_SYSTEM, PA_PT_SYSTEM | all);
     put_physical(g, PA_PD + (ISA_CODE >> 21) * 8, PA_PT_CODE | all);
     put_physical(g, PA_PD + (ISA_DATA >> 21) * 8, PA_PT_DATA | all);
     for (u64 pa = PA_GDT; pa < PA_CODE; pa += PAGE_SIZE)
-        map_page(g, PA_PT_SYSTEM, pa, pa, PTE_W);
+        map_page(g, PA_PT_SYSTEM, LA_SYSTEM + pa, pa, PTE_W);
     map_page(g, PA_PT_CODE, ISA_CODE, PA_CODE, PTE_U);
     for (u64 at = 0; at < ISA_DATA_SIZE; at += PAGE_SIZE)
         map_page(g, PA_PT_DATA, ISA_DATA + at, PA_DATA + at, PTE_U | PTE_W | PTE_NX);
@@ -112,16 +122,16 @@ static void build_tables(struct isa_guest *g)
     if (memory_write(&g->memory, PA_GDT, gdt, sizeof gdt) != 0)
         BUG();
     put_physical(g, PA_GDT + 0x40, 0x00008b0000000067ull | (u64)PA_TSS << 16);
-    put_physical(g, PA_GDT + 0x48, 0);
-    put_physical(g, PA_TSS + 4, PA_STACK);           /* RSP0 */
-    put_physical(g, PA_TSS + 0x60, 0xffffull << 48); /* no I/O permission bitmap */
+    put_physical(g, PA_GDT + 0x48, LA_SYSTEM >> 32);
+    put_physical(g, PA_TSS + 4, LA_SYSTEM + PA_STACK); /* RSP0 */
+    put_physical(g, PA_TSS + 0x60, 0xffffull << 48);   /* no I/O permission bitmap */
     for (u64 v = 0; v < 256; v++) {
-        u64 stub = PA_STUBS + 16 * v;
+        u64 stub = LA_SYSTEM + PA_STUBS + 16 * v;
         u64 dpl = v == 3 || v == 4 ? 3 : 0;
         put_physical(g, PA_IDT + 16 * v,
                      (stub & 0xffff) | 0x10 << 16 | (0x8e00ull | dpl << 13) << 32 | (stub >> 16) << 48);
-        put_physical(g, PA_IDT + 16 * v + 8, 0);
-        put_physical(g, stub, 0xf4f4f4f4f4f4f4f4ull); /* HLT */
+        put_physical(g, PA_IDT + 16 * v + 8, stub >> 32);
+        put_physical(g, stub - LA_SYSTEM, 0xf4f4f4f4f4f4f4f4ull); /* HLT */
     }
 }
 
@@ -138,10 +148,10 @@ static void build_start(struct isa_guest *g, const struct cpuid_table *cpuid)
     for (int i = 0; i < X86_SEG_COUNT; i++)
         s->seg[i] = (struct x86_segment){.attr = X86_ATTR_UNUSABLE};
     s->seg[X86_SS] = s->seg[X86_DS] = s->seg[X86_ES] = segment(0x2b, data);
-    s->tr = (struct x86_segment){.selector = 0x40, .base = PA_TSS, .limit = 0x67, .attr = 0x8b};
+    s->tr = (struct x86_segment){.selector = 0x40, .base = LA_SYSTEM + PA_TSS, .limit = 0x67, .attr = 0x8b};
     s->ldt = (struct x86_segment){.attr = X86_ATTR_UNUSABLE};
-    s->gdt = (struct x86_table){.base = PA_GDT, .limit = 0x4f};
-    s->idt = (struct x86_table){.base = PA_IDT, .limit = 0xfff};
+    s->gdt = (struct x86_table){.base = LA_SYSTEM + PA_GDT, .limit = 0x4f};
+    s->idt = (struct x86_table){.base = LA_SYSTEM + PA_IDT, .limit = 0xfff};
     s->cr0 = X86_CR0_PE | X86_CR0_MP | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP | X86_CR0_AM | X86_CR0_PG;
     s->cr3 = PA_PML4;
     s->cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT;
@@ -222,7 +232,7 @@ static void store_state(struct isa_guest *g, struct isa_state *out)
     static const u32 with_error = BIT(8) | BIT(10) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(17);
     const struct x86_state *s = &g->vcpu->state;
     memset(out, 0, sizeof *out);
-    out->vector = (u32)((s->rip - PA_STUBS) / 16);
+    out->vector = (u32)((s->rip - LA_SYSTEM - PA_STUBS) / 16);
     u64 frame[6] = {0};
     bool has_error = out->vector < 32 && (with_error & BIT(out->vector));
     if (memory_read(&g->memory, PA_STACK - (has_error ? 48 : 40), frame, has_error ? 48 : 40) != 0)

@@ -174,10 +174,18 @@ bool decode_native(struct decode *d)
     return true;
 }
 
+/* VEX.W with these outside 64-bit mode, where Intel ignores it (as measured). */
+static bool undefined_on_amd(const struct decode *d)
+{
+    bool one = d->z.mnemonic == ZYDIS_MNEMONIC_VPEXTRD || d->z.mnemonic == ZYDIS_MNEMONIC_VPINSRD;
+    return one && d->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && d->z.raw.vex.W && !decode_is64(d);
+}
+
 static bool decode_known(struct decode *d)
 {
     const struct rule *r = &decode_rules[d->z.mnemonic];
-    if (!insn_offered(d->c->vcpu->vm->cpuid, &d->z))
+    const struct cpuid_table *cpuid = d->c->vcpu->vm->cpuid;
+    if (!insn_offered(cpuid, &d->z) || (cpuid->amd && undefined_on_amd(d)))
         return false;
     if (d->z.encoding > ZYDIS_INSTRUCTION_ENCODING_3DNOW &&
         (!(d->mode & SOFT_MODE_PE) || (d->mode & SOFT_MODE_VM86)))
