@@ -154,7 +154,7 @@ enum cpuid_feature {
 #define X(name, leaf, subleaf, reg, bit, level, source) CPUID_##name,
     CPUID_FEATURES(X)
 #undef X
-    CPUID_FEATURE_COUNT
+        CPUID_FEATURE_COUNT
 };
 
 bool cpuid_has(const struct cpuid_table *t, enum cpuid_feature f);
