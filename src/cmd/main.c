@@ -1,8 +1,10 @@
 /* The trapeze command: finds the verb. Only cmd/ prints errors and decides exit statuses. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cmd/commands.h"
 #include "cmd/options.h"
@@ -91,10 +93,23 @@ static int cmd_help(int argc, char **argv)
     return c->run(2, args);
 }
 
+/* A file of ours must not land on a standard stream that we were started without. */
+static void fill_standard_streams(void)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
     const struct command *c;
 
+    fill_standard_streams();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of write(2), not the end of a guest */
     if (argc < 2) {
         usage(stderr);
