@@ -199,8 +199,10 @@ CONTROL(run_ldmxcsr)
 
     native_check_unit(c, stub);
     v = soft_read32(c, la);
-    if (v & ~MXCSR_VALID)
+    if (v & ~MXCSR_VALID) {
+        c->host_fault = true; /* not one of the address */
         soft_gp0(c);
+    }
     c->s->fpu.mxcsr = v;
 }
 

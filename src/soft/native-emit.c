@@ -409,6 +409,7 @@ static void move_k(struct native_code *c, const struct native_regs *r, unsigned 
     state_operand(c, r, reg, K_AT(reg));
 }
 
+/* Arithmetic flags from the state; the others stay the thread's (AC may be set on purpose). */
 static void load_flags(struct native_code *c, const struct native_regs *r)
 {
     unsigned t = r->scratch;
@@ -419,12 +420,16 @@ static void load_flags(struct native_code *c, const struct native_regs *r)
     byte(c, 0x81); /* and t, ARITH */
     byte(c, 0xe0 | (t & 7));
     word32(c, X86_ARITH);
+    byte(c, 0x9c); /* pushfq */
+    byte(c, 0x81); /* and dword [rsp], ~ARITH */
+    byte(c, 0x24);
+    byte(c, 0x24);
+    word32(c, (u32)~X86_ARITH);
     if (t >= 8)
-        byte(c, 0x41);
-    byte(c, 0x81); /* or t, what a host thread has */
-    byte(c, 0xc8 | (t & 7));
-    word32(c, (u32)(X86_FLAG1 | X86_IF));
-    push_or_pop(c, (u32)BIT(t), false);
+        byte(c, 0x44);
+    byte(c, 0x09); /* or [rsp], t */
+    byte(c, 0x04 | (t & 7) << 3);
+    byte(c, 0x24);
     byte(c, 0x9d); /* popfq */
 }
 

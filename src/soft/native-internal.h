@@ -74,6 +74,7 @@ struct native_stub {
     bool flags;    /* reads or writes arithmetic flags */
     u8 mem_size;   /* of the memory operand; 0: none */
     u8 mem_access; /* bit SOFT_READ, bit SOFT_WRITE */
+    u8 align_mask; /* bits of the address that must be 0, else #GP */
     u8 mask;       /* enum native_mask */
     u8 mask_reg, element_size, element_count;
     u16 fop;
@@ -149,8 +150,19 @@ void native_check_unit(struct soft_cpu *c, const struct native_stub *stub);
 void native_execute(struct soft_cpu *c, const struct native_stub *stub, void *mem);
 /* The same, without a look for a shorter way. */
 void native_execute_whole(struct soft_cpu *c, const struct native_stub *stub, void *mem);
+/*
+ * What comes before an access that may raise #PF: #GP for an operand that is not aligned as it must
+ * be, and on AMD #AC.
+ */
+void native_check_alignment(struct soft_cpu *c, const struct native_stub *stub, u64 la);
 /* 64-byte buffer for an operand at @la, at the same place in a cache line, zeroed. */
 u8 *native_bounce(struct native_cache *n, u64 la);
+
+/* Are misaligned accesses of the current code #AC? The TLB's tags do not match then. */
+static inline bool native_alignment_armed(const struct soft_cpu *c)
+{
+    return c->cpl == 3 && (c->s->cr0 & X86_CR0_AM) && (c->s->rflags & X86_AC);
+}
 
 static inline bool native_reads(const struct native_stub *stub)
 {

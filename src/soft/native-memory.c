@@ -31,6 +31,26 @@ static bool is_scalar(const ZydisDecodedInstruction *insn)
            insn->meta.isa_set == ZYDIS_ISA_SET_AVX512_FP16_SCALAR;
 }
 
+/* How many elements a broadcast makes; 0 when the operand is not broadcast. */
+static unsigned broadcast_count(const ZydisDecodedInstruction *insn)
+{
+    switch (insn->avx.broadcast.mode) {
+    case ZYDIS_BROADCAST_MODE_1_TO_2: return 2;
+    case ZYDIS_BROADCAST_MODE_1_TO_4:
+    case ZYDIS_BROADCAST_MODE_2_TO_4: return 4;
+    case ZYDIS_BROADCAST_MODE_1_TO_8:
+    case ZYDIS_BROADCAST_MODE_2_TO_8:
+    case ZYDIS_BROADCAST_MODE_4_TO_8: return 8;
+    case ZYDIS_BROADCAST_MODE_1_TO_16:
+    case ZYDIS_BROADCAST_MODE_2_TO_16:
+    case ZYDIS_BROADCAST_MODE_4_TO_16:
+    case ZYDIS_BROADCAST_MODE_8_TO_16: return 16;
+    case ZYDIS_BROADCAST_MODE_1_TO_32: return 32;
+    case ZYDIS_BROADCAST_MODE_1_TO_64: return 64;
+    default: return 0;
+    }
+}
+
 static bool is_packed(const ZydisDecodedInstruction *insn)
 {
     switch (insn->mnemonic) {
@@ -54,8 +74,14 @@ static bool is_packed(const ZydisDecodedInstruction *insn)
 static unsigned mask_bits(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops,
                           const ZydisDecodedOperand *mem)
 {
+    unsigned broadcast = broadcast_count(insn);
+
     if (is_scalar(insn))
         return 1;
+    if (broadcast && insn->meta.category != ZYDIS_CATEGORY_GFNI) /* those mask bytes, not quadwords */
+        return broadcast;
+    if (insn->mnemonic == ZYDIS_MNEMONIC_VPSHUFBITQMB)
+        return mem->size / 8; /* a bit for each byte of the operand */
     if (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
         return mem->element_count;
     for (unsigned i = 0; i < insn->operand_count; i++)
@@ -70,13 +96,15 @@ static void describe_opmask(struct native_stub *stub, const ZydisDecodedInstruct
 {
     unsigned count;
 
-    if (insn->avx.mask.reg == ZYDIS_REGISTER_K0 || insn->avx.mask.reg == ZYDIS_REGISTER_NONE ||
-        insn->avx.mask.mode == ZYDIS_MASK_MODE_CONTROL || !suppresses_faults(insn))
+    if (insn->avx.mask.reg == ZYDIS_REGISTER_K0 || insn->avx.mask.reg == ZYDIS_REGISTER_NONE)
+        return;
+    /* Stores must not write back what they masked, even those that do not suppress faults. */
+    if (!suppresses_faults(insn) && !(mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
         return;
     stub->mask_reg = (u8)ZydisRegisterGetId(insn->avx.mask.reg);
     count = mask_bits(insn, ops, mem);
     stub->element_count = (u8)count;
-    if (mem->size / 8 % count == 0 && mem->element_count >= count) {
+    if (mem->size / 8 % count == 0 && (!broadcast_count(insn) || count == 1)) {
         stub->mask = is_packed(insn) ? NATIVE_MASK_PACKED : NATIVE_MASK_OPMASK;
         stub->element_size = (u8)(mem->size / 8 / count);
     } else {
@@ -168,6 +196,7 @@ void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 l
         if (active) {
             unsigned first = (unsigned)__builtin_ctzll(active) * stub->element_size;
 
+            native_check_alignment(c, stub, la);
             soft_probe(c, la + first, stub->element_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
             mem = native_direct(c, la, stub->mem_size, stub->mem_access);
         }
@@ -267,20 +296,18 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 
     (void)la;
     native_check_unit(c, stub);
+    if (!v->scatter)
+        memset(data + v->count * v->data_size, 0, 64 - (size_t)v->count * v->data_size);
     for (unsigned i = 0; i < v->count; i++) {
         u8 *element = data + i * v->data_size;
 
         if (element_selected(f, v, i)) {
             u64 at = element_address(c, v, i);
 
-            if (v->scatter && v->data_size == 4)
-                soft_write32(c, at, get_le32(element));
-            else if (v->scatter)
-                soft_write64(c, at, get_le64(element));
-            else if (v->data_size == 4)
-                put_le32(element, soft_read32(c, at));
+            if (v->scatter)
+                soft_write_bytes(c, at, element, v->data_size);
             else
-                put_le64(element, soft_read64(c, at));
+                soft_read_bytes(c, at, element, v->data_size);
         }
         deselect(f, v, i);
     }
@@ -288,6 +315,4 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
         f->k[v->mask_reg] = 0;
     else
         memset(f->vec[v->mask_reg], 0, 64);
-    if (!v->scatter)
-        memset(data + v->count * v->data_size, 0, 64 - (size_t)v->count * v->data_size);
 }

@@ -178,7 +178,8 @@ void native_execute_x87(struct soft_cpu *c, const struct native_stub *stub, void
 {
     struct x86_fpu *f = &c->s->fpu;
 
-    if (likely(stub->x87_code && is_simple_now(f, &stub->x87_shape)))
+    /* A fault would not be expected in the short way. */
+    if (likely(stub->x87_code && is_simple_now(f, &stub->x87_shape) && !native_alignment_armed(c)))
         adopt(f, &stub->x87_shape, stub->x87_code(c->s, mem));
     else
         native_execute_whole(c, stub, mem);

@@ -317,6 +317,7 @@ static NOINLINE NORETURN void raise_trap(struct soft_cpu *c)
 {
     unsigned trap = native_last_trap();
 
+    c->host_fault = true;
     switch (trap) {
     case X86_GP:
     case X86_SS_: soft_gp0(c);
@@ -324,6 +325,7 @@ static NOINLINE NORETURN void raise_trap(struct soft_cpu *c)
         if (!(c->s->cr4 & X86_CR4_OSXMMEXCPT))
             soft_ud(c);
         soft_raise(c, X86_XM);
+    case X86_AC_: soft_raise_err(c, X86_AC_, 0);
     case X86_DE:
     case X86_UD:
     case X86_MF: soft_raise(c, (enum x86_vector)trap);
@@ -342,6 +344,31 @@ static ALWAYS_INLINE bool call(struct soft_cpu *c, const struct native_stub *stu
 }
 
 /*
+ * The host checks the alignment where the guest's flags say so: the operand, and the buffer that
+ * stands for it, have the guest's low address bits. Everything else that a stub touches is aligned.
+ */
+static NOINLINE bool call_aligned(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+{
+    bool faulted;
+
+    __asm__ volatile("sub $128, %%rsp; pushfq; orl %0, (%%rsp); popfq; add $128, %%rsp"
+                     :
+                     : "i"(X86_AC)
+                     : "memory", "cc");
+    faulted = call(c, stub, mem);
+    __asm__ volatile("sub $128, %%rsp; pushfq; andl %0, (%%rsp); popfq; add $128, %%rsp"
+                     :
+                     : "i"(~(int)X86_AC)
+                     : "memory", "cc");
+    return faulted;
+}
+
+static bool call_any(struct soft_cpu *c, const struct native_stub *stub, void *mem)
+{
+    return unlikely(native_alignment_armed(c)) ? call_aligned(c, stub, mem) : call(c, stub, mem);
+}
+
+/*
  * MMX instructions make TOP 0 and every register valid (SDM vol. 1, 9.5.1). The hardware has done
  * that already when a conversion raises #XM; other faults leave all as it was.
  */
@@ -352,7 +379,7 @@ static bool call_mmx(struct soft_cpu *c, const struct native_stub *stub, void *m
     bool faulted;
 
     x87_set_top(f, 0);
-    faulted = call(c, stub, mem);
+    faulted = call_any(c, stub, mem);
     if (faulted && native_last_trap() != X86_XM)
         x87_set_top(f, top);
     else
@@ -362,7 +389,7 @@ static bool call_mmx(struct soft_cpu *c, const struct native_stub *stub, void *m
 
 void native_execute_whole(struct soft_cpu *c, const struct native_stub *stub, void *mem)
 {
-    if (unlikely(stub->mmx ? call_mmx(c, stub, mem) : call(c, stub, mem)))
+    if (unlikely(stub->mmx ? call_mmx(c, stub, mem) : call_any(c, stub, mem)))
         raise_trap(c);
 }
 
@@ -396,6 +423,34 @@ static void run_register(struct soft_cpu *c, const struct native_stub *stub, u64
     native_execute(c, stub, NULL);
 }
 
+/* Executes on nothing to see whether the host raises #AC, and takes everything back. */
+static void try_alignment(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    struct x86_state *s = c->s;
+    struct x86_fpu fpu = s->fpu;
+    u64 gpr[16], rflags = s->rflags;
+    bool faulted;
+
+    memcpy(gpr, s->gpr, sizeof gpr);
+    faulted = call_aligned(c, stub, native_bounce(stub->cache, la));
+    s->fpu = fpu;
+    memcpy(s->gpr, gpr, sizeof gpr);
+    s->rflags = rflags;
+    if (faulted && native_last_trap() == X86_AC_)
+        raise_trap(c);
+}
+
+void native_check_alignment(struct soft_cpu *c, const struct native_stub *stub, u64 la)
+{
+    if (unlikely(la & stub->align_mask)) {
+        c->host_fault = true;
+        soft_gp0(c);
+    }
+    if (unlikely(native_alignment_armed(c)) && stub->cache->cpuid->amd && x86_canonical(la) &&
+        x86_canonical(la + stub->mem_size - 1))
+        try_alignment(c, stub, la);
+}
+
 /* The operand is not RAM within one page: through a buffer. */
 static NOINLINE void run_bounced(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 {
@@ -411,6 +466,7 @@ static NOINLINE void run_bounced(struct soft_cpu *c, const struct native_stub *s
 /* The TLB may just not know the page yet. */
 static NOINLINE void *find_operand(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 {
+    native_check_alignment(c, stub, la);
     soft_probe(c, la, stub->mem_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
     return native_direct(c, la, stub->mem_size, stub->mem_access);
 }
@@ -474,6 +530,39 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
     return NULL;
 }
 
+/*
+ * In bytes. The host raises #GP by itself, but only once the operand is there: this is for the order
+ * of #GP and #PF. SDM vol. 2, tables 2-16 to 2-25 and 2-44 ("explicitly aligned").
+ */
+static u8 required_alignment(const ZydisDecodedInstruction *insn, u8 size)
+{
+    /* AMD's processors, other than the manuals, let SHA have any address. */
+    if (insn->meta.isa_ext == ZYDIS_ISA_EXT_SHA)
+        return 1;
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM: return 1;
+    case ZYDIS_MNEMONIC_CVTPD2PI:
+    case ZYDIS_MNEMONIC_CVTTPD2PI: return size;
+    default: break;
+    }
+    switch (insn->meta.exception_class) {
+    case ZYDIS_EXCEPTION_CLASS_SSE1:
+    case ZYDIS_EXCEPTION_CLASS_SSE2:
+    case ZYDIS_EXCEPTION_CLASS_SSE4: return size == 16 ? 16 : 1;
+    case ZYDIS_EXCEPTION_CLASS_AVX1:
+    case ZYDIS_EXCEPTION_CLASS_E1:
+    case ZYDIS_EXCEPTION_CLASS_E1NF: return size;
+    default: return 1;
+    }
+}
+
 static bool describe_memory(struct native_stub *stub, const ZydisDecodedInstruction *insn,
                             const ZydisDecodedOperand *ops)
 {
@@ -490,6 +579,8 @@ static bool describe_memory(struct native_stub *stub, const ZydisDecodedInstruct
     if (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
         stub->mem_access |= BIT(SOFT_WRITE);
     native_describe_mask(stub, insn, ops, mem);
+    if (stub->mask != NATIVE_MASK_SIGN && stub->mask != NATIVE_MASK_SIGN_MMX)
+        stub->align_mask = required_alignment(insn, stub->mem_size) - 1;
     return stub->mem_access;
 }
 

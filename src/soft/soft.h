@@ -65,6 +65,7 @@ struct soft_cpu {
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
     u16 arith_flags;  /* arithmetic flags while a block executes */
     u32 wanted;       /* requests that end the run of blocks */
+    bool host_fault;  /* the exception comes from executing a stub, not from its operand's address */
     struct insn *cur; /* instruction that may fault with the state not published; else NULL */
     u64 block_rip;    /* rip at the start of the block */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);

@@ -81,6 +81,11 @@ static void decode_memory(struct decode *d)
     } else {
         i->base = decode_reg(m->base);
     }
+    /* Base 101b without displacement is none, whatever REX.B says; Zydis forgets that with prefix 67h. */
+    if ((d->z.attributes & ZYDIS_ATTRIB_HAS_SIB) && d->z.raw.modrm.mod == 0 && d->z.raw.sib.base == 5) {
+        i->base = NO_REG;
+        i->disp = d->z.raw.disp.value;
+    }
     if (m->type != ZYDIS_MEMOP_TYPE_VSIB) {
         i->index = decode_reg(m->index);
         i->scale = m->scale > 1 ? (u8)__builtin_ctz(m->scale) : 0;

@@ -94,14 +94,16 @@ static void settle_fault(struct soft_cpu *c)
         s->rip = insn_rip(c, c->cur);
         flags_publish(c, s);
         /*
-         * In 64-bit mode the only #GP of a handler that published nothing is for an address that is not
-         * canonical. On the stack it is #SS.
+         * The only #GP of a handler that published nothing, except for the host's own: a non-canonical
+         * address. On the stack it is #SS.
          */
-        if ((c->mode & SOFT_MODE_CODE64) && s->exception_vector == X86_GP && c->cur->seg == X86_SS)
+        if (s->exception_vector == X86_GP && c->cur->seg == X86_SS && (c->mode & SOFT_MODE_CODE64) &&
+            !c->host_fault)
             s->exception_vector = X86_SS_;
         c->vcpu->counters.insns += c->cur->count;
         c->cur = NULL;
     }
+    c->host_fault = false;
     s->int_shadow = 0;
     if (c->interpret->exclusive)
         locked_end(c);

@@ -25,7 +25,16 @@ H(insn_gp)
 
 /* --- on the host --- */
 
-SYSTEM_MILD(insn_native, native_run(c, i->stub, la))
+H(insn_native)
+{
+    state_publish(c, i, s);
+    c->cur = i; /* a fault of the operand's address is this instruction's */
+    native_run(c, i->stub, la);
+    state_adopt(c, s);
+    if (unlikely(c->stop_block))
+        DONE;
+    NEXT;
+}
 
 /* The same for a stub without arithmetic flags: then nothing needs to be published but its address. */
 H(insn_native_no_flags)
