@@ -336,9 +336,9 @@ static void address_space(struct aml *a, u8 tag, u16 len, u8 space, u8 general, 
     put8(a, type);
 }
 
-void aml_window_bus(struct aml *a, u16 first, u16 last)
+static void window16(struct aml *a, u8 space, u8 type, u16 first, u16 last)
 {
-    address_space(a, 0x88, 13, SPACE_BUS, GENERAL_FIXED, 0);
+    address_space(a, 0x88, 13, space, GENERAL_FIXED, type);
     put16(a, 0);
     put16(a, first);
     put16(a, last);
@@ -346,14 +346,14 @@ void aml_window_bus(struct aml *a, u16 first, u16 last)
     put16(a, (u16)(last - first + 1));
 }
 
+void aml_window_bus(struct aml *a, u16 first, u16 last)
+{
+    window16(a, SPACE_BUS, 0, first, last);
+}
+
 void aml_window_io(struct aml *a, u16 first, u16 last)
 {
-    address_space(a, 0x88, 13, SPACE_IO, GENERAL_FIXED, 3 /* all of the range */);
-    put16(a, 0);
-    put16(a, first);
-    put16(a, last);
-    put16(a, 0);
-    put16(a, (u16)(last - first + 1));
+    window16(a, SPACE_IO, 3 /* all of the range */, first, last);
 }
 
 void aml_window_memory32(struct aml *a, u32 first, u32 last)

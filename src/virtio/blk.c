@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/iov.h"
 #include "base/log.h"
 
 /* Feature bits (5.2.3). */
@@ -199,20 +200,6 @@ static bool range_ok(const struct virtio_blk *b, u64 sector, u64 bytes)
            !__builtin_add_overflow(offset, bytes, &end) && end <= b->backend->size;
 }
 
-/* Drops @n bytes from the front of the iovecs of @io. */
-static void trim_front(struct iovec **iov, unsigned *count, u64 n)
-{
-    while (n && n >= (*iov)->iov_len) {
-        n -= (*iov)->iov_len;
-        (*iov)++;
-        (*count)--;
-    }
-    if (n) {
-        (*iov)->iov_base = (u8 *)(*iov)->iov_base + n;
-        (*iov)->iov_len -= n;
-    }
-}
-
 /* Each of the following submits the request and returns -1, or returns its status. */
 
 static int do_read(struct blk_request *req, u64 sector)
@@ -242,7 +229,7 @@ static int do_write(struct blk_request *req, u64 sector)
         return S_IOERR;
     if (bytes == 0)
         return S_OK;
-    trim_front(&iov, &count, HEADER_SIZE);
+    iov_trim_front(&iov, &count, HEADER_SIZE);
     req->io.iov = iov;
     req->io.iovcnt = count;
     submit(req, BLOCK_WRITE, sector * BLOCK_SECTOR, bytes);

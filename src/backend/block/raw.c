@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "backend/block/block.h"
+#include "base/iov.h"
 #include "base/lock.h"
 #include "base/log.h"
 
@@ -47,20 +48,6 @@ static struct raw *from_base(struct block_device *b)
 
 /* --- the system calls --- */
 
-/* Drops @n bytes from the front of the vector at @iov. */
-static void advance(struct iovec **iov, unsigned *count, size_t n)
-{
-    while (n && n >= (*iov)->iov_len) {
-        n -= (*iov)->iov_len;
-        (*iov)++;
-        (*count)--;
-    }
-    if (n) {
-        (*iov)->iov_base = (u8 *)(*iov)->iov_base + n;
-        (*iov)->iov_len -= n;
-    }
-}
-
 /* The file may end before the rounded-up size, or have been cut by someone: that part reads zeroes. */
 static int fill_zeroes(const struct iovec *iov, unsigned count)
 {
@@ -86,7 +73,7 @@ static int transfer(struct raw *raw, const struct block_request *r)
             return -errno;
         if (n == 0)
             return r->op == BLOCK_READ ? fill_zeroes(iov, count) : -EIO;
-        advance(&iov, &count, (size_t)n);
+        iov_trim_front(&iov, &count, (u64)n);
         offset += (u64)n;
         left -= (u64)n;
     }
