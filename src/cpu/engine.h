@@ -84,6 +84,7 @@ struct engine_ops {
 };
 
 extern const struct engine_ops interpret_engine;
+extern const struct engine_ops translate_engine;
 extern const struct engine_ops kvm_engine;
 
 /*

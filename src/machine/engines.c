@@ -3,14 +3,15 @@
 #include <errno.h>
 #include <string.h>
 
-/* Fastest first. NULL: known, but not part of this build. */
+/* Fastest first. NULL: known, but not part of this build. @asked: not what "auto" takes. */
 static const struct {
     const char *name;
     const struct engine_ops *ops;
+    bool asked;
 } engines[] = {
-    {"kvm", &kvm_engine},
-    {"translate", NULL},
-    {"interpret", &interpret_engine},
+    {"kvm", &kvm_engine, true},
+    {"translate", &translate_engine, true},
+    {"interpret", &interpret_engine, false},
 };
 
 const struct engine_ops *engine_find(const char *name, struct error *err)
@@ -18,7 +19,7 @@ const struct engine_ops *engine_find(const char *name, struct error *err)
     bool any = strcmp(name, "auto") == 0;
 
     for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {
-        if (any && engines[i].ops && engines[i].ops != &kvm_engine)
+        if (any && engines[i].ops && !engines[i].asked)
             return engines[i].ops;
         if (any || strcmp(name, engines[i].name) != 0)
             continue;

@@ -68,6 +68,12 @@ struct soft_cpu {
     bool host_fault;  /* the exception comes from executing a stub, not from its operand's address */
     struct insn *cur; /* instruction that may fault with the state not published; else NULL */
     u64 block_rip;    /* rip at the start of the block */
+    /* Private to translate/, likewise; see translate-internal.h. */
+    u64 page_rip;    /* linear address of the page of the current block */
+    u64 far_gpr[5];  /* guest registers that have no host register */
+    u64 scratch[2];
+    u64 mode_key; /* of the jump cache */
+    const _Atomic u32 *requests;
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
     jmp_buf fault;           /* rule 1 */
     struct mmu_private *mmu; /* mmu.c: contexts by PCID, large-page ranges */

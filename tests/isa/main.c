@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "isa.h"
+#include "machine/engines.h"
 #include "soft/features.h"
 #include "soft/native.h"
 
@@ -264,6 +265,11 @@ int main(int argc, char **argv)
     static struct run r;
     struct error err = {0};
     struct cpuid_table cpuid;
+    const struct engine_ops *engine = engine_find(opt.engine, &err);
+    if (!engine) {
+        (void)fprintf(stderr, "isa: %s\n", err.text);
+        return 2;
+    }
     r.opt = &opt;
     r.batch = native_start();
     if (cpuid_build(&cpuid, "host", 1, clock_tsc_khz(), &err) != 0 || native_install_signals(&err) != 0) {
@@ -271,7 +277,7 @@ int main(int argc, char **argv)
         return 2;
     }
     r.gen = isa_generator_new(&cpuid, opt.mode32, false, opt.seed);
-    r.guest = isa_guest_new(&interpret_engine, &cpuid);
+    r.guest = isa_guest_new(engine, &cpuid);
     insn_decoder_init(&r.decoder, &cpuid,
                       opt.mode32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
                       opt.mode32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);

@@ -48,7 +48,7 @@ void block_cache_release(struct interpret_private *p)
 }
 
 /* Drops every block, and with them the stubs on the host when those need room. */
-static void flush(struct soft_cpu *c)
+void block_cache_flush(struct soft_cpu *c)
 {
     struct interpret_private *p = c->interpret;
     trace(block, "cpu%u drops %zu bytes of blocks", c->vcpu->index, p->arena_used);
@@ -64,7 +64,7 @@ static void make_room(struct soft_cpu *c)
 {
     struct interpret_private *p = c->interpret;
     if (p->arena_used + BLOCK_MAX_SIZE > ARENA_SIZE || native_cache_full(p->native))
-        flush(c);
+        block_cache_flush(c);
 }
 
 static struct block **bucket(struct interpret_private *p, u64 gpa, u32 mode)

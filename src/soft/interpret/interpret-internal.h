@@ -88,6 +88,8 @@ struct block {
     u32 mode;                              /* soft_mode_bits | BLOCK_SINGLE */
     u16 len;                               /* in bytes */
     u16 count;                             /* instructions, without the closing pseudo instruction */
+    u32 heat;                              /* translate/: how often it was run without ... */
+    struct translation *code;              /* ... this, or NULL */
     const u8 *bytes;                       /* copy of the code */
     struct insn insn[];
 };
@@ -105,6 +107,8 @@ struct written_page {
 };
 
 struct interpret_private {
+    /* Runs blocks in the current mode until a wanted request or stop_block; raises. The translator has its own. */
+    void (*run_blocks)(struct soft_cpu *c);
     ZydisDecoder decoder[3]; /* 64-, 32-, 16-bit code */
     struct native_cache *native;
     struct block **hash;
@@ -132,6 +136,19 @@ static ALWAYS_INLINE bool block_valid(const struct block *b)
 {
     return atomic_load_explicit(b->gen_now, memory_order_acquire) == b->gen;
 }
+
+/* Drops every block; p->epoch changes. */
+void block_cache_flush(struct soft_cpu *c);
+
+/* --- run.c: what the engines on top of the interpreter share --- */
+
+int interpret_engine_vm_init(struct vm *vm, struct error *err);
+void interpret_engine_vm_release(struct vm *vm);
+enum vcpu_exit interpret_engine_run(struct vcpu *vcpu);
+void interpret_engine_kick(struct vcpu *vcpu);
+void interpret_engine_sync(struct vcpu *vcpu);
+void interpret_engine_state_changed(struct vcpu *vcpu);
+void interpret_engine_flush_tlb(struct vcpu *vcpu);
 
 /* --- decode.c --- */
 

@@ -172,7 +172,7 @@ static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
             if (steps && !c->interpret->repeating)
                 --*steps;
         } else {
-            run_blocks(c);
+            c->interpret->run_blocks(c);
             flags_publish(c, s);
         }
     }
@@ -192,6 +192,7 @@ int interpret_attach(struct soft_cpu *c, struct error *err)
     if (!p)
         return error_set(err, ENOMEM, "no memory for the interpreter");
     c->interpret = p;
+    p->run_blocks = run_blocks;
     c->cur = NULL;
     const struct cpuid_table *cpuid = c->vcpu->vm->cpuid;
     decode_init(p, cpuid);
@@ -219,12 +220,12 @@ void interpret_detach(struct soft_cpu *c)
 
 /* --- the engine --- */
 
-static int engine_vm_init(struct vm *vm, struct error *err)
+int interpret_engine_vm_init(struct vm *vm, struct error *err)
 {
     return native_install_signals(err);
 }
 
-static void engine_vm_release(struct vm *vm) {}
+void interpret_engine_vm_release(struct vm *vm) {}
 
 static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
 {
@@ -258,17 +259,17 @@ static void engine_vcpu_release(struct vcpu *vcpu)
     vcpu->engine_data = NULL;
 }
 
-static enum vcpu_exit engine_run(struct vcpu *vcpu)
+enum vcpu_exit interpret_engine_run(struct vcpu *vcpu)
 {
     return run(vcpu->engine_data, NULL);
 }
 
 /* Requests are polled at each block, and the state is whole whenever run() is not executing. */
-static void engine_kick(struct vcpu *vcpu) {}
+void interpret_engine_kick(struct vcpu *vcpu) {}
 
-static void engine_sync(struct vcpu *vcpu) {}
+void interpret_engine_sync(struct vcpu *vcpu) {}
 
-static void engine_state_changed(struct vcpu *vcpu)
+void interpret_engine_state_changed(struct vcpu *vcpu)
 {
     struct soft_cpu *c = vcpu->engine_data;
     c->pending_db = 0;
@@ -276,20 +277,20 @@ static void engine_state_changed(struct vcpu *vcpu)
     soft_mode_changed(c);
 }
 
-static void engine_flush_tlb(struct vcpu *vcpu)
+void interpret_engine_flush_tlb(struct vcpu *vcpu)
 {
     soft_tlb_flush_all(vcpu->engine_data, true);
 }
 
 const struct engine_ops interpret_engine = {
     .name = "interpret",
-    .vm_init = engine_vm_init,
-    .vm_release = engine_vm_release,
+    .vm_init = interpret_engine_vm_init,
+    .vm_release = interpret_engine_vm_release,
     .vcpu_init = engine_vcpu_init,
     .vcpu_release = engine_vcpu_release,
-    .run = engine_run,
-    .kick = engine_kick,
-    .sync = engine_sync,
-    .state_changed = engine_state_changed,
-    .flush_tlb = engine_flush_tlb,
+    .run = interpret_engine_run,
+    .kick = interpret_engine_kick,
+    .sync = interpret_engine_sync,
+    .state_changed = interpret_engine_state_changed,
+    .flush_tlb = interpret_engine_flush_tlb,
 };

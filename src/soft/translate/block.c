@@ -1,0 +1,283 @@
+/* One block from the interpreter's decoded form to machine code: flags, exits, slow paths, groups of
+ * handlers. */
+#include "soft/translate/translate-internal.h"
+
+#define CPU(field) at(HOST_CPU, (i32)offsetof(struct soft_cpu, field))
+
+/* --- flags (T2) --- */
+
+void flags_save(struct translator *x)
+{
+    if (!x->flags_in_host || x->flags_saved)
+        return;
+    emit_bytes(x->e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
+    emit_rm(x->e, &(struct encoding){.p66 = true, .opcode = 0x89, .reg = HOST_A}, CPU(arith_flags));
+    x->flags_saved = true;
+}
+
+void flags_destroyed(struct translator *x)
+{
+    x->flags_in_host = false;
+}
+
+static void emit_load_flags(struct emit *e)
+{
+    emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xb7, .reg = HOST_A}, CPU(arith_flags));
+    emit_bytes(e, "\x04\x7f\x9e", 3); /* add al, 0x7f; sahf */
+}
+
+void flags_load(struct translator *x)
+{
+    if (x->flags_in_host || !x->flags_saved)
+        return;
+    emit_load_flags(x->e);
+    x->flags_in_host = true;
+}
+
+/* --- ways out --- */
+
+/* To the run loop, which may patch @patch when the target in this page has code (T6). */
+static void leave_linked(struct translator *x, u8 *patch, i32 off)
+{
+    struct translate_cpu *t = x->t;
+    u32 number = 0;
+    if (!t->options.no_chaining) {
+        number = ++t->exit_count;
+        t->exits[number] = (struct translate_exit){
+            .patch = patch, .gpa = (x->b->gpa & PAGE_MASK) + (u64)off, .mode = x->b->mode};
+    }
+    emit_set_target(patch, x->e->at);
+    emit_mov_imm32(x->e, HOST_C, (u32)off);
+    emit_mov_imm32(x->e, HOST_D, number);
+    emit_jump_to(x->e, CC_ALWAYS, x->t->thunk.leave);
+}
+
+/* To another page: through the jump cache. */
+static void leave_page(struct translator *x, i32 off)
+{
+    struct emit *e = x->e;
+    flags_save(x);
+    emit_load(e, HOST_A, CPU(page_rip));
+    emit_lea(e, HOST_A, at(HOST_A, off));
+    emit_call_to(e, x->t->thunk.lookup);
+    emit_op_rr(e, true, 0x85, HOST_D, HOST_D);
+    u8 *miss = emit_jump(e, CC_E);
+    emit_op_ri(e, true, 4, HOST_A, -4096);
+    emit_store(e, CPU(page_rip), HOST_A);
+    emit_load_flags(e);
+    emit_bytes(e, "\xff\xe2", 2); /* jmp rdx */
+    emit_set_target(miss, e->at);
+    emit_mov_imm32(e, HOST_C, (u32)off);
+    emit_op_rr(e, false, 0x31, HOST_D, HOST_D);
+    emit_jump_to(e, CC_ALWAYS, x->t->thunk.leave_saved);
+}
+
+static void leave(struct translator *x, u8 *jump, i32 off)
+{
+    if (off >= 0 && off < (i32)PAGE_SIZE) {
+        leave_linked(x, jump, off);
+    } else {
+        emit_set_target(jump, x->e->at);
+        x->flags_in_host = true;
+        x->flags_saved = false;
+        leave_page(x, off);
+    }
+}
+
+void way_out_jump(struct translator *x, u8 cc, i32 off)
+{
+    flags_load(x);
+    x->ways[x->way_count++] = (struct way_out){emit_jump(x->e, cc), off};
+}
+
+void way_out(struct translator *x, i32 off)
+{
+    if (off >= 0 && off < (i32)PAGE_SIZE)
+        way_out_jump(x, CC_ALWAYS, off);
+    else
+        leave_page(x, off);
+    x->ended = true;
+}
+
+/* --- handlers of the interpreter (T4) --- */
+
+static H(group_end)
+{
+    s->rip = insn_rip(c, i);
+    DONE;
+}
+
+static struct translate_group *make_group(struct translator *x, unsigned first, unsigned count)
+{
+    struct translate_cpu *t = x->t;
+    struct translate_group *g = (struct translate_group *)(t->arena + t->arena_used);
+    t->arena_used += ALIGN_UP(sizeof *g + (count + 1) * sizeof(struct insn), 64);
+    const struct insn *i = &x->b->insn[first];
+    memcpy(g->insn, i, count * sizeof *i);
+    for (unsigned n = 0; n < count; n++)
+        if (i[n].flags & INSN_BRANCH)
+            g->insn[n].link = NULL;
+    g->block_off = (u64)x->block_off;
+    g->stop = &g->insn[count];
+    *g->stop = (struct insn){.fn = group_end, .off = (u16)(i[count - 1].off + i[count - 1].len)};
+    return g;
+}
+
+static void call_group(struct translator *x, struct translate_group *g)
+{
+    emit_mov_imm64(x->e, HOST_A, (u64)(uintptr_t)g);
+    emit_call_to(x->e, x->t->thunk.handlers);
+}
+
+void slow_jump(struct translator *x, u8 cc)
+{
+    if (!x->slow) {
+        x->slow = &x->slow_paths[x->slow_count++];
+        *x->slow = (struct slow_path){.index = x->index};
+    }
+    x->slow->jump[x->slow->jumps++] = emit_jump(x->e, cc);
+}
+
+static void emit_slow_paths(struct translator *x)
+{
+    for (unsigned n = 0; n < x->slow_count; n++) {
+        struct slow_path *p = &x->slow_paths[n];
+        for (unsigned k = 0; k < p->jumps; k++)
+            emit_set_target(p->jump[k], x->e->at);
+        call_group(x, make_group(x, p->index, 1));
+        if (p->reload)
+            emit_load_flags(x->e);
+        emit_jump_to(x->e, CC_ALWAYS, p->back);
+    }
+}
+
+/* --- the block --- */
+
+static bool decode(struct translator *x, unsigned n)
+{
+    const struct insn *i = &x->b->insn[n];
+    const ZydisDecoder *decoder = &x->t->soft.interpret->decoder[0];
+    x->index = n;
+    if (i->fn == insn_ud || i->fn == insn_gp || x->t->options.no_native)
+        return false;
+    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, x->b->bytes + i->off, i->len, &x->z, x->op)) &&
+           translate_insn_known(x, i);
+}
+
+/* T3: flags are live before an instruction that reads them, that may leave the block or that a handler does.
+ */
+static void find_live_flags(struct translator *x, bool *native)
+{
+    x->live[x->b->count] = true;
+    for (unsigned n = x->b->count; n-- > 0;) {
+        native[n] = decode(x, n);
+        bool branch = x->b->insn[n].flags & INSN_BRANCH;
+        x->live[n] = x->t->options.live_flags || !native[n] || branch || translate_reads_flags(&x->z) ||
+                     (x->live[n + 1] && !translate_kills_flags(&x->z));
+    }
+}
+
+/* T5: is the page's code unchanged, and does nobody want the vCPU? */
+static u8 *emit_entry(struct translator *x, struct translation *code)
+{
+    struct emit *e = x->e;
+    code->gen = x->b->gen;
+    code->entry = e->at + e->to_exec;
+    emit8(e, 0xa1); /* mov eax, [moffs64] */
+    emit64(e, (u64)(uintptr_t)x->b->gen_now);
+    emit_load(e, HOST_D, CPU(requests));
+    emit_op_rm(e, false, 0x8b, HOST_D, at(HOST_D, 0));
+    emit_bytes(e, "\x8d\x88", 2); /* lea ecx, [rax + disp32] */
+    code->gen_in_entry = e->at;
+    emit32(e, -code->gen);
+    emit_bytes(e, "\x8d\x0c\x11", 3); /* lea ecx, [rcx + rdx] */
+    emit_bytes(e, "\xe3\x05", 2);     /* jrcxz over the jump */
+    return emit_jump(e, CC_ALWAYS);
+}
+
+static void emit_check(struct translator *x, struct translation *code, u8 *jump, const u8 *body)
+{
+    struct emit *e = x->e;
+    emit_set_target(jump, e->at);
+    x->flags_in_host = true;
+    x->flags_saved = false;
+    flags_save(x);
+    emit8(e, 0xa1);
+    emit64(e, (u64)(uintptr_t)x->b->gen_now);
+    emit8(e, 0x3d); /* cmp eax, imm32 */
+    code->gen_in_check = e->at;
+    emit32(e, code->gen);
+    u8 *stale = emit_jump(e, CC_NE);
+    emit_load(e, HOST_D, CPU(requests));
+    emit_op_rm(e, false, 0x8b, HOST_D, at(HOST_D, 0));
+    emit_op_rm(e, false, 0x85, HOST_D, CPU(wanted));
+    u8 *wanted = emit_jump(e, CC_NE);
+    emit_load_flags(e);
+    emit_jump_to(e, CC_ALWAYS, body);
+    emit_set_target(stale, e->at);
+    emit_set_target(wanted, e->at);
+    emit_mov_imm32(e, HOST_C, (u32)x->block_off);
+    emit_op_rr(e, false, 0x31, HOST_D, HOST_D);
+    emit_jump_to(e, CC_ALWAYS, x->t->thunk.leave_saved);
+}
+
+static void emit_handler_run(struct translator *x, unsigned first, unsigned count)
+{
+    flags_save(x);
+    call_group(x, make_group(x, first, count));
+    x->flags_in_host = false;
+    x->flags_saved = true;
+}
+
+static void emit_native(struct translator *x, unsigned n)
+{
+    decode(x, n);
+    x->slow = NULL;
+    translate_insn(x, &x->b->insn[n]);
+    if (x->slow) {
+        x->slow->back = x->e->at;
+        x->slow->reload = x->flags_in_host;
+    }
+}
+
+static void emit_body(struct translator *x, const bool *native)
+{
+    unsigned count = x->b->count;
+    x->flags_in_host = true;
+    x->flags_saved = false;
+    for (unsigned n = 0; n < count && !x->ended;) {
+        if (native[n]) {
+            emit_native(x, n++);
+            continue;
+        }
+        unsigned run = 1;
+        while (n + run < count && !native[n + run])
+            run++;
+        emit_handler_run(x, n, run);
+        n += run;
+    }
+    if (!x->ended)
+        way_out(x, x->block_off + x->b->len);
+}
+
+void translate_block(struct translate_cpu *t, struct block *b)
+{
+    struct emit *e = &t->emit;
+    if (e->at + TRANSLATE_BLOCK_CODE > e->end || t->arena_used + TRANSLATE_BLOCK_ARENA > t->arena_size ||
+        t->exit_count + TRANSLATE_BLOCK_EXITS > TRANSLATE_EXITS_MAX) {
+        t->full = true;
+        return;
+    }
+    struct translator x = {.t = t, .e = e, .b = b, .block_off = (i32)(b->gpa & ~PAGE_MASK)};
+    bool native[BLOCK_MAX_INSNS];
+    find_live_flags(&x, native);
+    struct translation *code = (struct translation *)(t->arena + t->arena_used);
+    t->arena_used += ALIGN_UP(sizeof *code, 64);
+    u8 *jump = emit_entry(&x, code), *body = e->at;
+    emit_body(&x, native);
+    emit_slow_paths(&x);
+    for (unsigned n = 0; n < x.way_count; n++)
+        leave(&x, x.ways[n].jump, x.ways[n].off);
+    emit_check(&x, code, jump, body);
+    b->code = code;
+}

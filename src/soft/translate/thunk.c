@@ -1,0 +1,222 @@
+/* The memory for machine code, and the code between translated blocks and C. */
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "soft/translate/translate-internal.h"
+
+/* T1. What compilers use least is far. */
+const u8 translate_host_reg[16] = {
+    [X86_RAX] = 13,      [X86_RCX] = 14,      [X86_RDX] = 15,      [X86_RBX] = 3,
+    [X86_RSP] = 12,      [X86_RBP] = 11,      [X86_RSI] = 6,       [X86_RDI] = 7,
+    [X86_R8] = 8,        [X86_R9] = 9,        [X86_R12] = 10,      [X86_R10] = FAR,
+    [X86_R11] = FAR + 1, [X86_R13] = FAR + 2, [X86_R14] = FAR + 3, [X86_R15] = FAR + 4,
+};
+
+#define CPU(field) at(HOST_CPU, (i32)offsetof(struct soft_cpu, field))
+
+static struct address guest_gpr(unsigned state, unsigned r)
+{
+    return at(state, (i32)(offsetof(struct x86_state, gpr) + 8 * r));
+}
+
+static struct address far_gpr(unsigned r)
+{
+    return at(HOST_CPU, (i32)(offsetof(struct soft_cpu, far_gpr) + 8u * (translate_host_reg[r] - FAR)));
+}
+
+/* All guest registers to x86_state, which is in @state; @tmp is lost. */
+static void spill(struct emit *e, unsigned state, unsigned tmp)
+{
+    for (unsigned r = 0; r < 16; r++) {
+        bool far = translate_host_reg[r] >= FAR;
+        if (far)
+            emit_load(e, tmp, far_gpr(r));
+        emit_store(e, guest_gpr(state, r), far ? tmp : translate_host_reg[r]);
+    }
+}
+
+static void reload(struct emit *e, unsigned state, unsigned tmp)
+{
+    for (unsigned r = 0; r < 16; r++) {
+        bool far = translate_host_reg[r] >= FAR;
+        emit_load(e, far ? tmp : translate_host_reg[r], guest_gpr(state, r));
+        if (far)
+            emit_store(e, far_gpr(r), tmp);
+    }
+}
+
+/* Into a 16-bit field. */
+static void save_flags(struct emit *e)
+{
+    emit_bytes(e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
+    emit_rm(e, &(struct encoding){.p66 = true, .opcode = 0x89, .reg = HOST_A}, CPU(arith_flags));
+}
+
+static void load_flags(struct emit *e)
+{
+    emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xb7, .reg = HOST_A}, CPU(arith_flags));
+    emit_bytes(e, "\x04\x7f\x9e", 3); /* add al, 0x7f; sahf */
+}
+
+static const u8 saved[] = {3, 5, 12, 13, 14, 15};
+
+static void push_pop(struct emit *e, u8 opcode, unsigned r)
+{
+    if (r >= 8)
+        emit8(e, 0x41);
+    emit8(e, (u8)(opcode | (r & 7)));
+}
+
+static void emit_return(struct emit *e)
+{
+    emit_op_ri(e, true, 0, HOST_SP, 8);
+    for (unsigned n = ARRAY_SIZE(saved); n-- > 0;)
+        push_pop(e, 0x58, saved[n]);
+    emit8(e, 0xc3);
+}
+
+static void emit_enter(struct translate_cpu *t)
+{
+    struct emit *e = &t->emit;
+    t->thunk.enter = (u32(*)(struct soft_cpu *, void *))(uintptr_t)(e->at + e->to_exec);
+    for (unsigned n = 0; n < ARRAY_SIZE(saved); n++)
+        push_pop(e, 0x50, saved[n]);
+    emit_op_ri(e, true, 5, HOST_SP, 8);
+    emit_mov(e, HOST_CPU, 7 /* rdi */);
+    emit_mov(e, HOST_C, 6 /* rsi */);
+    emit_load(e, HOST_D, CPU(s));
+    reload(e, HOST_D, HOST_A);
+    load_flags(e);
+    emit_bytes(e, "\xff\xe1", 2); /* jmp rcx */
+}
+
+static void emit_leave(struct translate_cpu *t)
+{
+    struct emit *e = &t->emit;
+    t->thunk.leave = e->at;
+    save_flags(e);
+    t->thunk.leave_saved = e->at;
+    emit_op_rr(e, true, 0x63, HOST_A, HOST_C); /* movsxd rax, ecx */
+    emit_op_rm(e, true, 0x03, HOST_A, CPU(page_rip));
+    emit_load(e, HOST_C, CPU(s));
+    emit_store(e, at(HOST_C, offsetof(struct x86_state, rip)), HOST_A);
+    spill(e, HOST_C, HOST_A);
+    emit_op_rr(e, false, 0x89, HOST_D, HOST_A);
+    emit_return(e);
+}
+
+static void emit_handlers(struct translate_cpu *t)
+{
+    struct emit *e = &t->emit;
+    t->thunk.handlers = e->at;
+    emit_op_ri(e, true, 5, HOST_SP, 8);
+    emit_store(e, at(HOST_SP, 0), HOST_A);
+    emit_load(e, HOST_D, CPU(s));
+    spill(e, HOST_D, HOST_C);
+    emit_load(e, HOST_C, at(HOST_A, offsetof(struct translate_group, block_off)));
+    emit_op_rm(e, true, 0x03, HOST_C, CPU(page_rip));
+    emit_store(e, CPU(block_rip), HOST_C);
+    emit_lea(e, 6, at(HOST_A, offsetof(struct translate_group, insn)));
+    emit_mov(e, 7, HOST_CPU);
+    emit_op_rr(e, false, 0x31, HOST_C, HOST_C);
+    emit_bytes(e, "\xff\x16", 2); /* call [rsi] */
+    emit_load(e, HOST_C, at(HOST_SP, 0));
+    emit_op_ri(e, true, 0, HOST_SP, 8);
+    emit_rm(e, &(struct encoding){.w = true, .opcode = 0xc7, .imm_len = 4}, CPU(cur));
+    emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_C, offsetof(struct translate_group, stop)));
+    u8 *other = emit_jump(e, CC_NE);
+    emit_rm(e, &(struct encoding){.opcode = 0x80, .reg = 7, .imm_len = 1}, CPU(stop_block));
+    u8 *stop = emit_jump(e, CC_NE);
+    emit_load(e, HOST_D, CPU(s));
+    reload(e, HOST_D, HOST_A);
+    emit8(e, 0xc3);
+    emit_set_target(other, e->at);
+    emit_set_target(stop, e->at);
+    emit_op_ri(e, true, 0, HOST_SP, 8); /* the return address */
+    emit_op_rr(e, false, 0x31, HOST_A, HOST_A);
+    emit_return(e);
+}
+
+/* T7. */
+static void emit_lookup(struct translate_cpu *t)
+{
+    struct emit *e = &t->emit;
+    i32 tlb = offsetof(struct soft_cpu, tlb), cache = offsetof(struct translate_cpu, jump_cache);
+    t->thunk.lookup = e->at;
+    emit_op_rr(e, false, 0x89, HOST_A, HOST_C);
+    emit_bytes(e, "\xc1\xe9\x06", 3); /* shr ecx, 6 */
+    emit_op_ri(e, false, 4, HOST_C, (SOFT_TLB_SIZE - 1) * 64);
+    emit_mov(e, HOST_D, HOST_A);
+    emit_op_ri(e, true, 4, HOST_D, -4096);
+    emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
+    emit_op_rm(e, true, 0x3b, HOST_D,
+               (struct address){HOST_CPU, HOST_C, 0, tlb + (i32)offsetof(struct soft_tlb_entry, exec)});
+    u8 *miss = emit_jump(e, CC_NE);
+    emit_load(e, HOST_D,
+              (struct address){HOST_CPU, HOST_C, 0, tlb + (i32)offsetof(struct soft_tlb_entry, gpa)});
+    emit_op_ri(e, true, 4, HOST_D, -4096);
+    emit_op_rr(e, false, 0x89, HOST_A, HOST_C);
+    emit_op_ri(e, false, 4, HOST_C, 4095);
+    emit_op_rr(e, true, 0x09, HOST_C, HOST_D);
+    emit_op_rm(e, true, 0x33, HOST_D, CPU(mode_key));
+    emit_mov(e, HOST_C, HOST_D);
+    emit_bytes(e, "\x48\xc1\xe9\x0c", 4); /* shr rcx, 12 */
+    emit_op_rr(e, false, 0x31, HOST_D, HOST_C);
+    emit_op_ri(e, false, 4, HOST_C, (1 << JUMP_CACHE_BITS) - 1);
+    emit_bytes(e, "\xc1\xe1\x04", 3); /* shl ecx, 4 */
+    emit_op_rm(e, true, 0x3b, HOST_D, (struct address){HOST_CPU, HOST_C, 0, cache});
+    u8 *miss2 = emit_jump(e, CC_NE);
+    emit_load(e, HOST_D, (struct address){HOST_CPU, HOST_C, 0, cache + 8});
+    emit8(e, 0xc3);
+    emit_set_target(miss, e->at);
+    emit_set_target(miss2, e->at);
+    emit_op_rr(e, false, 0x31, HOST_D, HOST_D);
+    emit8(e, 0xc3);
+}
+
+void translate_emit_thunks(struct translate_cpu *t)
+{
+    t->emit.at = t->code;
+    emit_enter(t);
+    emit_leave(t);
+    emit_handlers(t);
+    emit_lookup(t);
+    t->after_thunks = t->emit.at;
+}
+
+int translate_code_init(struct translate_cpu *t, struct error *err)
+{
+    CLEANUP_CLOSE int fd = memfd_create("trapeze-code", MFD_CLOEXEC);
+    t->code_size = t->options.code_size;
+    t->arena_size = t->code_size;
+    if (fd < 0 || ftruncate(fd, (off_t)t->code_size) != 0)
+        return error_set_errno(err, errno, "no memory for translated code");
+    void *w = mmap(NULL, t->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *x = mmap(NULL, t->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    void *a =
+        mmap(NULL, t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    t->code = w == MAP_FAILED ? NULL : w;
+    t->arena = a == MAP_FAILED ? NULL : a;
+    t->emit = (struct emit){w, (u8 *)w + t->code_size, (u8 *)x - (u8 *)w};
+    t->exits = calloc(TRANSLATE_EXITS_MAX, sizeof *t->exits);
+    if (!t->code || x == MAP_FAILED || !t->arena || !t->exits) {
+        if (x != MAP_FAILED)
+            munmap(x, t->code_size);
+        t->emit.to_exec = 0;
+        return error_set(err, ENOMEM, "no memory for translated code");
+    }
+    translate_emit_thunks(t);
+    return 0;
+}
+
+void translate_code_release(struct translate_cpu *t)
+{
+    if (t->code && t->emit.to_exec)
+        munmap(t->code + t->emit.to_exec, t->code_size);
+    if (t->code)
+        munmap(t->code, t->code_size);
+    if (t->arena)
+        munmap(t->arena, t->arena_size);
+    free(t->exits);
+}

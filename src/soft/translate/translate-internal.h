@@ -1,0 +1,157 @@
+/*
+ * The inside of the translator. The overview and the rules (T1, T2, ...) that comments here cite stand in
+ * docs/translator.md.
+ */
+#ifndef TRAPEZE_SOFT_TRANSLATE_INTERNAL_H
+#define TRAPEZE_SOFT_TRANSLATE_INTERNAL_H
+
+#include "soft/interpret/handlers.h"
+#include "soft/translate/emit.h"
+
+/* --- registers (T1) --- */
+
+/* Host registers that translated code uses for itself. */
+enum {
+    HOST_A = 0 /* RAX */,
+    HOST_C = 1 /* RCX */,
+    HOST_D = 2 /* RDX */,
+    HOST_SP = 4,
+    HOST_CPU = 5 /* RBP */
+};
+
+/* The host register of each guest register, or FAR + its index in soft_cpu.far_gpr. */
+#define FAR 16
+extern const u8 translate_host_reg[16];
+
+/* --- options --- */
+
+/* Also the torture switches, which tests set before the first run. */
+struct translate_options {
+    u32 threshold;    /* runs of a block before it is translated */
+    u32 code_size;    /* bytes of machine code at most */
+    bool no_chaining; /* every block returns to the run loop */
+    bool live_flags;  /* take all flags as live everywhere: exact even in faults */
+    bool no_native;   /* every instruction through the interpreter's handler */
+    bool slow_memory; /* every inline access to memory misses */
+};
+
+/* --- translations --- */
+
+/* One block's machine code. */
+struct translation {
+    void *entry;      /* executable view */
+    u8 *gen_in_entry; /* writable view: where the page's generation stands in the code, negated ... */
+    u8 *gen_in_check; /* ... and as it is */
+    u32 gen;          /* what it is there */
+};
+
+/* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
+struct translate_exit {
+    u8 *patch; /* writable view: the 32-bit displacement */
+    u64 gpa;   /* where it leads */
+    u32 mode;
+};
+
+/* Instructions that the interpreter's handlers execute; ends with a pseudo instruction (T4). */
+struct translate_group {
+    u64 block_off;     /* of the block in its page */
+    struct insn *stop; /* the pseudo instruction */
+    struct insn insn[];
+};
+
+#define JUMP_CACHE_BITS 12
+struct jump_cache_entry {
+    u64 key;
+    void *code;
+};
+
+struct translate_cpu {
+    struct soft_cpu soft; /* first: HOST_CPU points here */
+    struct jump_cache_entry jump_cache[1 << JUMP_CACHE_BITS];
+    struct translate_options options;
+    u32 epoch; /* of the interpreter's blocks, which the code was made from */
+    bool full;
+    u8 *code, *arena; /* writable view; groups and translations */
+    size_t code_size, arena_size, arena_used;
+    struct emit emit;
+    u8 *after_thunks;
+    struct translate_exit *exits; /* 0 is none */
+    u32 exit_count;
+    struct {
+        u32 (*enter)(struct soft_cpu *c, void *code); /* returns the exit's number */
+        u8 *handlers;                                 /* A: group. Returns to translated code or leaves it */
+        u8 *leave;       /* C: rip relative to the page, D: exit number, flags in the host's */
+        u8 *leave_saved; /* the same with flags in arith_flags */
+        u8 *lookup;      /* A: guest address; D: its code or 0; flags and C lost */
+    } thunk;
+};
+
+#define TRANSLATE_EXITS_MAX 65536u
+
+/* Room that a block needs at most. */
+#define TRANSLATE_BLOCK_CODE 24576u
+#define TRANSLATE_BLOCK_ARENA 8192u
+#define TRANSLATE_BLOCK_EXITS (BLOCK_MAX_INSNS + 4u)
+
+int translate_code_init(struct translate_cpu *t, struct error *err);
+void translate_code_release(struct translate_cpu *t);
+void translate_emit_thunks(struct translate_cpu *t);
+
+/* Translates @b, setting b->code; leaves it alone when it cannot be. */
+void translate_block(struct translate_cpu *t, struct block *b);
+
+/* --- block.c and insn.c: one block being translated --- */
+
+#define SLOW_JUMPS 4u
+
+/* A way round for an instruction that missed the TLB: its handler does all of it (T4). */
+struct slow_path {
+    u8 *jump[SLOW_JUMPS]; /* displacements of the jumps to it */
+    u8 *back;             /* where it goes on */
+    unsigned index;       /* of the instruction */
+    u8 jumps;
+    bool reload; /* flags are in the host's register where it goes on */
+};
+
+/* A way out of the block that is not inline. */
+struct way_out {
+    u8 *jump;
+    i32 off; /* of the target, relative to the page */
+};
+
+struct translator {
+    struct translate_cpu *t;
+    struct emit *e;
+    struct block *b;
+    i32 block_off;      /* of the block in its page */
+    unsigned index;     /* of the instruction */
+    bool flags_in_host; /* T2 */
+    bool flags_saved;
+    bool ended;                     /* control does not go past the last instruction */
+    bool live[BLOCK_MAX_INSNS + 1]; /* flags before each instruction */
+    struct slow_path *slow;         /* of the current instruction, made when needed */
+    struct slow_path slow_paths[BLOCK_MAX_INSNS];
+    unsigned slow_count;
+    struct way_out ways[BLOCK_MAX_INSNS + 4];
+    unsigned way_count;
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+/* Emits z; false, with nothing emitted, when it is one for the interpreter's handler. */
+bool translate_insn(struct translator *x, const struct insn *i);
+/* Would translate_insn() do it? */
+bool translate_insn_known(const struct translator *x, const struct insn *i);
+
+bool translate_reads_flags(const ZydisDecodedInstruction *z);
+bool translate_writes_flags(const ZydisDecodedInstruction *z);
+bool translate_kills_flags(const ZydisDecodedInstruction *z);
+
+void flags_save(struct translator *x); /* before code that destroys them, where they are live */
+void flags_destroyed(struct translator *x);
+void flags_load(struct translator *x);       /* before code that needs them in the host's; A is lost */
+void slow_jump(struct translator *x, u8 cc); /* conditional jump to the slow path */
+void way_out_jump(struct translator *x, u8 cc, i32 off);
+void way_out(struct translator *x, i32 off);
+
+#endif
