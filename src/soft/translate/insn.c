@@ -749,13 +749,14 @@ static enum kind kind_of(const struct translator *x)
             : M(BSF)
             : M(BSR)
             : M(TZCNT)
-            : M(LZCNT) : M(POPCNT) : M(BSWAP) : CONDITIONS(SET) : CONDITIONS(CMOV) : return GENERAL;
+            : M(LZCNT) : M(POPCNT) : CONDITIONS(SET) : CONDITIONS(CMOV) : return GENERAL;
         M(ANDN)
             : M(BEXTR)
             : M(BLSI)
             : M(BLSR)
             : M(BLSMSK)
             : M(BZHI) : M(SHLX) : M(SHRX) : M(SARX) : M(RORX) : M(PEXT) : M(PDEP) : return GENERAL;
+        M(BSWAP) : return z->operand_width >= 32 ? GENERAL : UNKNOWN;
         M(XCHG) : M(XADD) : return m ? GENERAL : UNKNOWN;
         M(SHL)
             : M(SHR)
