@@ -12,6 +12,10 @@
 
 #include "soft/interpret/interpret.h"
 
+#ifndef FIXTURE_ENGINE
+#define FIXTURE_ENGINE interpret_engine
+#endif
+
 /* A guest program of @bits-bit code, followed by HLT. */
 #define PROGRAM(name, bits, text)                                                               \
     asm(".pushsection .rodata.program,\"a\"\n.code" #bits "\n" #name ":\n" text "\nhlt\n" #name \
@@ -50,10 +54,10 @@ static inline void machine_init(struct machine *m)
     m->loop = event_loop_new(&err);
     assert_non_null(m->loop);
     assert_int_equal(cpuid_build(&m->cpuid, "host", 1, 1000000, &err), 0);
-    assert_int_equal(vm_init(&m->vm, &m->memory, m->loop, &interpret_engine, &m->cpuid, 1, &err), 0);
+    assert_int_equal(vm_init(&m->vm, &m->memory, m->loop, &FIXTURE_ENGINE, &m->cpuid, 1, &err), 0);
     m->vcpu = m->vm.vcpus[0];
-    assert_int_equal(interpret_engine.vm_init(&m->vm, &err), 0);
-    assert_int_equal(interpret_engine.vcpu_init(m->vcpu, &err), 0);
+    assert_int_equal(FIXTURE_ENGINE.vm_init(&m->vm, &err), 0);
+    assert_int_equal(FIXTURE_ENGINE.vcpu_init(m->vcpu, &err), 0);
     m->cpu = m->vcpu->engine_data;
     m->s = &m->vcpu->state;
     /* As vcpu.c does around run(); exclusive sections count on it. */
@@ -65,8 +69,8 @@ static inline void machine_release(struct machine *m)
 {
     m->vcpu->in_guest = false;
     m->vm.in_guest = 0;
-    interpret_engine.vcpu_release(m->vcpu);
-    interpret_engine.vm_release(&m->vm);
+    FIXTURE_ENGINE.vcpu_release(m->vcpu);
+    FIXTURE_ENGINE.vm_release(&m->vm);
     vm_release(&m->vm);
     event_loop_free(m->loop);
     memory_release(&m->memory);
@@ -151,7 +155,7 @@ static inline void machine_mode64(struct machine *m)
     for (unsigned n = 0; n < X86_SEG_COUNT; n++)
         if (n != X86_CS)
             segment_set(&s->seg[n], 16, 0xc093);
-    interpret_engine.state_changed(m->vcpu);
+    FIXTURE_ENGINE.state_changed(m->vcpu);
 }
 
 static inline void machine_mode32(struct machine *m)
@@ -164,7 +168,7 @@ static inline void machine_mode32(struct machine *m)
     for (unsigned n = 0; n < X86_SEG_COUNT; n++)
         if (n != X86_CS)
             segment_set(&s->seg[n], 16, 0xc093);
-    interpret_engine.state_changed(m->vcpu);
+    FIXTURE_ENGINE.state_changed(m->vcpu);
 }
 
 /* Real mode with CS:IP at CODE_AT, DS and ES at DATA_AT, the stack below 7000:fffe. */
@@ -185,7 +189,7 @@ static inline void machine_mode16(struct machine *m)
         put_le32((u8 *)guest(m, v * 4), HANDLER_AT >> 4 << 16 | v * 16);
         *(u8 *)guest(m, HANDLER_AT + v * 16) = 0xf4;
     }
-    interpret_engine.state_changed(m->vcpu);
+    FIXTURE_ENGINE.state_changed(m->vcpu);
 }
 
 static inline void machine_load(struct machine *m, u64 gpa, const u8 *code, const u8 *end)
@@ -197,7 +201,7 @@ static inline void machine_load(struct machine *m, u64 gpa, const u8 *code, cons
 static inline u64 machine_run(struct machine *m)
 {
     m->s->mp_state = VCPU_MP_RUNNABLE;
-    assert_int_equal(interpret_engine.run(m->vcpu), VCPU_EXIT_HALT);
+    assert_int_equal(FIXTURE_ENGINE.run(m->vcpu), VCPU_EXIT_HALT);
     return m->s->rip - 1;
 }
 

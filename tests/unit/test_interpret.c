@@ -540,7 +540,7 @@ static void segment_limits_in_protected_mode(void **state)
     struct machine *m = *state;
     machine_mode32(m);
     m->s->seg[X86_DS].limit = 0x1fff;
-    interpret_engine.state_changed(m->vcpu);
+    FIXTURE_ENGINE.state_changed(m->vcpu);
     GPR(m, RBX) = 0x1000;
     assert_int_equal(machine_vector(machine_run_program(m, p_limit)), X86_GP);
     assert_int_equal(get_le32((u8 *)guest(m, GPR(m, RSP)) + 4), CODE_AT + 6);
@@ -553,7 +553,7 @@ static void a_target_beyond_the_code_segment_is_a_general_protection_fault(void 
     struct machine *m = *state;
     machine_mode32(m);
     m->s->seg[X86_CS].limit = 0x3ffff;
-    interpret_engine.state_changed(m->vcpu);
+    FIXTURE_ENGINE.state_changed(m->vcpu);
     assert_int_equal(machine_vector(machine_run_program(m, p_jump_limit)), X86_GP);
     assert_int_equal(get_le32((u8 *)guest(m, GPR(m, RSP)) + 4), END_OF(p_jump_limit) - 3);
 }
@@ -604,7 +604,7 @@ static void to_user(struct machine *m)
             segment_set(&m->s->seg[n], 0x2b, 0xc0f3);
     m->s->tr = (struct x86_segment){.selector = 0x40, .base = 0x5000, .limit = 0x67, .attr = 0x8b};
     put_le64(guest(m, 0x5004), 0x90000); /* RSP0 */
-    interpret_engine.state_changed(m->vcpu);
+    FIXTURE_ENGINE.state_changed(m->vcpu);
 }
 
 PROGRAM(p_user_hlt, 64, "mov $1, %eax");
@@ -707,7 +707,7 @@ static void a_request_leaves_an_endless_loop(void **state)
     machine_mode64(m);
     machine_load(m, CODE_AT, p_endless, p_endless_end);
     atomic_fetch_or(&m->vcpu->requests, VCPU_REQ_PAUSE);
-    assert_int_equal(interpret_engine.run(m->vcpu), VCPU_EXIT_REQUEST);
+    assert_int_equal(FIXTURE_ENGINE.run(m->vcpu), VCPU_EXIT_REQUEST);
     assert_int_equal(m->s->rip, CODE_AT);
 }
 
@@ -717,7 +717,7 @@ static void a_fault_that_cannot_be_delivered_ends_the_vcpu(void **state)
     machine_mode64(m);
     m->s->idt.limit = 0;
     machine_load(m, CODE_AT, p_ud, p_ud_end);
-    assert_int_equal(interpret_engine.run(m->vcpu), VCPU_EXIT_TRIPLE_FAULT);
+    assert_int_equal(FIXTURE_ENGINE.run(m->vcpu), VCPU_EXIT_TRIPLE_FAULT);
 }
 
 /* --- between modes --- */

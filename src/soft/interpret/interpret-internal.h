@@ -107,7 +107,8 @@ struct written_page {
 };
 
 struct interpret_private {
-    /* Runs blocks in the current mode until a wanted request or stop_block; raises. The translator has its own. */
+    /* Runs blocks in the current mode until a wanted request or stop_block; raises. The translator has its
+     * own. */
     void (*run_blocks)(struct soft_cpu *c);
     ZydisDecoder decoder[3]; /* 64-, 32-, 16-bit code */
     struct native_cache *native;

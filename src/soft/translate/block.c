@@ -1,5 +1,6 @@
 /* One block from the interpreter's decoded form to machine code: flags, exits, slow paths, groups of
  * handlers. */
+#include "soft/features.h"
 #include "soft/translate/translate-internal.h"
 
 #define CPU(field) at(HOST_CPU, (i32)offsetof(struct soft_cpu, field))
@@ -160,8 +161,10 @@ static bool decode(struct translator *x, unsigned n)
     x->index = n;
     if (i->fn == insn_ud || i->fn == insn_gp || x->t->options.no_native)
         return false;
-    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, x->b->bytes + i->off, i->len, &x->z, x->op)) &&
-           translate_insn_known(x, i);
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, x->b->bytes + i->off, i->len, &x->z, x->op)))
+        return false;
+    insn_fix_operands(&x->z, x->op);
+    return translate_insn_known(x, i);
 }
 
 /* T3: flags are live before an instruction that reads them, that may leave the block or that a handler does.

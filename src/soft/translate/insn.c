@@ -747,9 +747,7 @@ static enum kind kind_of(const struct translator *x)
             : M(NEG)
             : M(NOT)
             : M(BSF)
-            : M(BSR)
-            : M(TZCNT)
-            : M(LZCNT) : M(POPCNT) : CONDITIONS(SET) : CONDITIONS(CMOV) : return GENERAL;
+            : M(BSR) : M(TZCNT) : M(LZCNT) : M(POPCNT) : CONDITIONS(SET) : CONDITIONS(CMOV) : return GENERAL;
         M(ANDN)
             : M(BEXTR)
             : M(BLSI)
@@ -803,6 +801,8 @@ bool translate_insn_known(const struct translator *x, const struct insn *i)
 {
     const ZydisDecodedOperand *m = memory_operand(x);
     enum kind k = kind_of(x);
+    if (x->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && (x->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
+        return false; /* CPUs differ, and the interpreter knows how */
     if (m && m->mem.base == ZYDIS_REGISTER_RIP && rip_disp(x, i, m) != (i32)rip_disp(x, i, m))
         return false;
     switch (k) {

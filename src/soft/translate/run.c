@@ -89,6 +89,7 @@ static void run_blocks(struct soft_cpu *c)
     c->mode_key = (u64)c->mode << 52;
     do {
         u32 epoch = t->epoch;
+        flags_publish(c, c->s); /* the fetch may raise */
         struct block *b = next_block(t);
         if (b->code) {
             if (epoch == t->epoch)
