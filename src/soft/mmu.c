@@ -487,37 +487,50 @@ static void copy_out(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la,
     }
 }
 
+/* An access of up to a page's length: the part in its first page, and the part in the next one. */
+struct two_pages {
+    struct soft_tlb_entry e[2];
+    u64 la[2];
+    unsigned len[2];
+};
+
+/* Translates both pages, so that what raises does so before a byte moves. */
+static void translate_two(struct soft_cpu *c, struct two_pages *t, u64 la, unsigned len,
+                          enum soft_access access)
+{
+    enum mmu_class cls = c->mmu->cls;
+    BUG_ON(len > PAGE_SIZE);
+    t->len[0] = MIN(len, left_in_page(la));
+    t->len[1] = len - t->len[0];
+    t->la[0] = la;
+    t->la[1] = next_page(c, cls, la);
+    t->e[0] = translate(c, cls, la, access);
+    if (t->len[1])
+        t->e[1] = translate(c, cls, t->la[1], access);
+}
+
 void soft_read_bytes(struct soft_cpu *c, u64 la, void *buf, unsigned len)
 {
-    BUG_ON(len > PAGE_SIZE);
+    struct two_pages t;
     if (!len)
         return;
-    enum mmu_class cls = c->mmu->cls;
-    unsigned n = MIN(len, left_in_page(la));
-    u64 next = next_page(c, cls, la);
-    struct soft_tlb_entry e = translate(c, cls, la, SOFT_READ), e2 = e;
-    if (n < len)
-        e2 = translate(c, cls, next, SOFT_READ);
-    copy_in(c, &e, la, buf, n);
-    copy_in(c, &e2, next, (u8 *)buf + n, len - n);
+    translate_two(c, &t, la, len, SOFT_READ);
+    copy_in(c, &t.e[0], la, buf, t.len[0]);
+    if (t.len[1])
+        copy_in(c, &t.e[1], t.la[1], (u8 *)buf + t.len[0], t.len[1]);
     if (unlikely(c->mmu->check_data))
         soft_note_data_access(c, la, len, false);
 }
 
 void soft_write_bytes(struct soft_cpu *c, u64 la, const void *buf, unsigned len)
 {
-    BUG_ON(len > PAGE_SIZE);
+    struct two_pages t;
     if (!len)
         return;
-    enum mmu_class cls = c->mmu->cls;
-    unsigned n = MIN(len, left_in_page(la));
-    u64 next = next_page(c, cls, la);
-    struct soft_tlb_entry e = translate(c, cls, la, SOFT_WRITE), e2 = e;
-    if (n < len)
-        e2 = translate(c, cls, next, SOFT_WRITE);
-    copy_out(c, &e, la, buf, n);
-    if (n < len)
-        copy_out(c, &e2, next, (const u8 *)buf + n, len - n);
+    translate_two(c, &t, la, len, SOFT_WRITE);
+    copy_out(c, &t.e[0], la, buf, t.len[0]);
+    if (t.len[1])
+        copy_out(c, &t.e[1], t.la[1], (const u8 *)buf + t.len[0], t.len[1]);
     if (unlikely(c->mmu->check_data))
         soft_note_data_access(c, la, len, true);
 }
