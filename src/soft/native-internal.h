@@ -30,8 +30,7 @@ enum native_unit {
 /* Which elements of a memory operand are accessed. */
 enum native_mask {
     NATIVE_MASK_NONE,
-    NATIVE_MASK_OPMASK,   /* bit i of an opmask register: element i */
-    NATIVE_MASK_ANY,      /* any bit: the whole operand (broadcasts) */
+    NATIVE_MASK_OPMASK,   /* bit i of an opmask register: element i (modulo their number) */
     NATIVE_MASK_PACKED,   /* as many elements from the first as there are bits (compress, expand) */
     NATIVE_MASK_SIGN,     /* the sign of element i of a vector register */
     NATIVE_MASK_SIGN_MMX, /* the same of an MMX register */
@@ -76,7 +75,9 @@ struct native_stub {
     u8 mem_access; /* bit SOFT_READ, bit SOFT_WRITE */
     u8 align_mask; /* bits of the address that must be 0, else #GP */
     u8 mask;       /* enum native_mask */
-    u8 mask_reg, element_size, element_count;
+    u8 mask_reg, mask_bits;
+    u8 element_size, element_count; /* of memory; mask_bits is a multiple where they are broadcast */
+    bool probe_whole;               /* a store that masks but does not suppress faults */
     u16 fop;
     struct native_x87 x87_shape;
     u32 (*x87_code)(struct x86_state *s, void *mem); /* the short way; returns FSW. May be NULL */

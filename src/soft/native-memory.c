@@ -70,47 +70,67 @@ static bool is_packed(const ZydisDecodedInstruction *insn)
     }
 }
 
-/* How many bits of the opmask register count: the elements of the destination, or of the source. */
-static unsigned mask_bits(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops,
-                          const ZydisDecodedOperand *mem)
+/* Elements of the destination, or of the source where that is an opmask register. */
+static unsigned vector_elements(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
 {
-    unsigned broadcast = broadcast_count(insn);
-
-    if (is_scalar(insn))
-        return 1;
-    if (broadcast && insn->meta.category != ZYDIS_CATEGORY_GFNI) /* those mask bytes, not quadwords */
-        return broadcast;
-    if (insn->mnemonic == ZYDIS_MNEMONIC_VPSHUFBITQMB)
-        return mem->size / 8; /* a bit for each byte of the operand */
-    if (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-        return mem->element_count;
     for (unsigned i = 0; i < insn->operand_count; i++)
         if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ops[i].element_count > 1 &&
             ZydisRegisterGetClass(ops[i].reg.value) != ZYDIS_REGCLASS_MASK)
             return ops[i].element_count;
-    return mem->element_count;
+    return 64; /* VFPCLASS: as many as in memory */
+}
+
+/* How many bits of the opmask register count (@n), and into how many elements memory falls (@e). */
+static void count_elements(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops,
+                           const ZydisDecodedOperand *mem, unsigned *n, unsigned *e)
+{
+    *e = mem->element_count;
+    *n = broadcast_count(insn);
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_VPSHUFBITQMB: /* a bit for each byte of the operand */
+        *n = *e = mem->size / 8;
+        return;
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEQB: /* a bit for each byte, of matrices of eight */
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+        *n = vector_elements(insn, ops);
+        *e = 1;
+        return;
+    default: break;
+    }
+    if (is_scalar(insn))
+        *n = *e = 1;
+    else if (!*n && mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+        *n = *e;
+    else if (!*n)
+        *n = *e = MIN(*e, vector_elements(insn, ops));
+}
+
+static bool masks_memory(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *mem)
+{
+    if (insn->avx.mask.reg == ZYDIS_REGISTER_K0 || insn->avx.mask.reg == ZYDIS_REGISTER_NONE)
+        return false;
+    if (insn->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW || insn->mnemonic == ZYDIS_MNEMONIC_VCVTNE2PS2BF16)
+        return false; /* E4NF, which the tables do not say */
+    /* Stores must not write back what they masked, even those that do not suppress faults. */
+    return suppresses_faults(insn) || (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 }
 
 static void describe_opmask(struct native_stub *stub, const ZydisDecodedInstruction *insn,
                             const ZydisDecodedOperand *ops, const ZydisDecodedOperand *mem)
 {
-    unsigned count;
+    unsigned n, e;
 
-    if (insn->avx.mask.reg == ZYDIS_REGISTER_K0 || insn->avx.mask.reg == ZYDIS_REGISTER_NONE)
+    if (!masks_memory(insn, mem))
         return;
-    /* Stores must not write back what they masked, even those that do not suppress faults. */
-    if (!suppresses_faults(insn) && !(mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+    count_elements(insn, ops, mem, &n, &e);
+    if (!n || n > 64 || !e || n % e || stub->mem_size % e)
         return;
+    stub->mask = is_packed(insn) ? NATIVE_MASK_PACKED : NATIVE_MASK_OPMASK;
     stub->mask_reg = (u8)ZydisRegisterGetId(insn->avx.mask.reg);
-    count = mask_bits(insn, ops, mem);
-    stub->element_count = (u8)count;
-    if (mem->size / 8 % count == 0 && (!broadcast_count(insn) || count == 1)) {
-        stub->mask = is_packed(insn) ? NATIVE_MASK_PACKED : NATIVE_MASK_OPMASK;
-        stub->element_size = (u8)(mem->size / 8 / count);
-    } else {
-        stub->mask = NATIVE_MASK_ANY;
-        stub->element_size = stub->mem_size;
-    }
+    stub->mask_bits = (u8)n;
+    stub->element_count = (u8)e;
+    stub->element_size = stub->mem_size / (u8)e;
+    stub->probe_whole = !suppresses_faults(insn);
 }
 
 void native_describe_mask(struct native_stub *stub, const ZydisDecodedInstruction *insn,
@@ -147,13 +167,15 @@ static const u8 *mmx_register(const struct x86_fpu *f, unsigned i)
 static u64 active_elements(const struct soft_cpu *c, const struct native_stub *stub)
 {
     const struct x86_fpu *f = &c->s->fpu;
-    u64 k = f->k[stub->mask_reg & 7] & MASK(stub->element_count), active = 0;
+    u64 k = f->k[stub->mask_reg & 7] & MASK(stub->mask_bits), active = 0;
     const u8 *signs =
         stub->mask == NATIVE_MASK_SIGN_MMX ? mmx_register(f, stub->mask_reg) : f->vec[stub->mask_reg & 31];
 
     switch (stub->mask) {
-    case NATIVE_MASK_OPMASK: return k;
-    case NATIVE_MASK_ANY: return k != 0;
+    case NATIVE_MASK_OPMASK: /* a broadcast uses each element of memory several times */
+        for (; k; k = stub->element_count < 64 ? k >> stub->element_count : 0)
+            active |= k & MASK(stub->element_count);
+        return active;
     case NATIVE_MASK_PACKED: return MASK((unsigned)__builtin_popcountll(k));
     default:
         for (unsigned i = 0; i < stub->element_count; i++)
@@ -197,7 +219,10 @@ void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 l
             unsigned first = (unsigned)__builtin_ctzll(active) * stub->element_size;
 
             native_check_alignment(c, stub, la);
-            soft_probe(c, la + first, stub->element_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
+            if (stub->probe_whole)
+                soft_probe(c, la, stub->mem_size, SOFT_WRITE);
+            else
+                soft_probe(c, la + first, stub->element_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
             mem = native_direct(c, la, stub->mem_size, stub->mem_access);
         }
         if (!mem) {
@@ -288,6 +313,14 @@ static void deselect(struct x86_fpu *f, const struct native_vsib *v, unsigned i)
         memset(f->vec[v->mask_reg] + i * v->data_size, 0, v->data_size);
 }
 
+/* The destination of a gather has no more than its elements. */
+static void zero_above(const struct native_vsib *v, u8 *data)
+{
+    size_t used = (size_t)v->count * v->data_size;
+
+    memset(data + used, 0, 64 - used);
+}
+
 void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 {
     const struct native_vsib *v = &stub->vsib;
@@ -296,18 +329,19 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 
     (void)la;
     native_check_unit(c, stub);
-    if (!v->scatter)
-        memset(data + v->count * v->data_size, 0, 64 - (size_t)v->count * v->data_size);
     for (unsigned i = 0; i < v->count; i++) {
         u8 *element = data + i * v->data_size;
 
         if (element_selected(f, v, i)) {
             u64 at = element_address(c, v, i);
 
-            if (v->scatter)
+            if (v->scatter) {
                 soft_write_bytes(c, at, element, v->data_size);
-            else
+            } else {
                 soft_read_bytes(c, at, element, v->data_size);
+                if (v->evex)
+                    zero_above(v, data); /* so does the host, and only then, when a later one faults */
+            }
         }
         deselect(f, v, i);
     }
@@ -315,4 +349,6 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
         f->k[v->mask_reg] = 0;
     else
         memset(f->vec[v->mask_reg], 0, 64);
+    if (!v->scatter)
+        zero_above(v, data);
 }
