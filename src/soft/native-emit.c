@@ -198,8 +198,6 @@ static bool w_ignored(const ZydisDecodedInstruction *insn, const ZydisDecodedOpe
             return true;
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_VMOVD:
-    case ZYDIS_MNEMONIC_VPINSRD:
-    case ZYDIS_MNEMONIC_VPEXTRD:
     case ZYDIS_MNEMONIC_VPEXTRB:
     case ZYDIS_MNEMONIC_VPEXTRW:
     case ZYDIS_MNEMONIC_VCVTSI2SS:

@@ -215,8 +215,8 @@ void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 l
     mem = native_direct(c, la, stub->mem_size, stub->mem_access);
     if (!mem) {
         active = active_elements(c, stub);
-        if (active) {
-            unsigned first = (unsigned)__builtin_ctzll(active) * stub->element_size;
+        if (active || stub->probe_whole) {
+            unsigned first = active ? (unsigned)__builtin_ctzll(active) * stub->element_size : 0;
 
             native_check_alignment(c, stub, la);
             if (stub->probe_whole)
