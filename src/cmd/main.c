@@ -17,6 +17,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"run", "boot a virtual machine in the foreground", cmd_run},
+    {"doctor", "say what this host offers, and what to do about what it lacks", cmd_doctor},
     {"help", "show this help, or that of a command", cmd_help},
     {"version", "print the version", cmd_version},
 };

@@ -7,7 +7,6 @@
 
 #include "cmd/options.h"
 #include "hw/isa-debug-exit.h"
-#include "machine/engines.h"
 
 /* --- options with options of their own --- */
 
@@ -141,7 +140,7 @@ static const struct option run_list[] = {
     {.kind = OPTION_GROUP, .help = "The machine:"},
     {.name = "engine",
      .arg = "NAME",
-     .help = "how guest code runs: auto, kvm, translate, interpret",
+     .help = "how guest code runs: auto (default), kvm, translate, interpret",
      .kind = OPTION_STRING,
      FIELD_AT(engine)},
     {.name = "cpus",
@@ -269,8 +268,9 @@ static int check(struct run_options *o, struct error *err)
         o->pc.console = is_stdio(o->pc.virtio_console) ? "none" : "stdio";
     if (is_stdio(o->pc.console) && is_stdio(o->pc.virtio_console))
         return error_set(err, EINVAL, "--console and --virtio-console cannot both be stdio");
-    o->pc.engine = engine_find(o->engine, err);
-    return o->pc.engine ? 0 : -EINVAL;
+    int r = engine_choose(&o->choice, o->engine, err);
+    o->pc.engine = o->choice.ops;
+    return r;
 }
 
 int run_options_parse(struct run_options *o, int argc, char **argv, struct error *err)

@@ -4,11 +4,13 @@
 
 #include <stdio.h>
 
+#include "machine/engines.h"
 #include "machine/pc.h"
 
 struct run_options {
     struct pc_config pc;
     const char *engine;
+    struct engine_choice choice;
     const char *kernel, *append;
     struct {
         const char *path, *args;

@@ -122,6 +122,25 @@ static int end_status(enum vm_end why, int code, int signal, const struct error 
     BUG();
 }
 
+/* Makes the machine; "auto" goes on without KVM when that refuses after all. */
+static struct pc *make_machine(const struct run_options *o, const struct boot_source *boot,
+                               struct event_loop *loop, struct error *err)
+{
+    struct pc_config config = o->pc;
+    struct pc *pc = pc_new(&config, boot, loop, err);
+
+    if (!pc && o->choice.other && config.engine == &kvm_engine) {
+        struct error again = {0};
+        config.engine = o->choice.other;
+        pc = pc_new(&config, boot, loop, &again);
+        if (pc)
+            fprintf(stderr, "trapeze: engine %s: KVM refused: %s\n", config.engine->name, err->text);
+    } else if (pc && o->choice.why[0]) {
+        fprintf(stderr, "trapeze: engine %s: %s\n", config.engine->name, o->choice.why);
+    }
+    return pc;
+}
+
 /* @loop is ready; the machine lives within this function, the terminal is restored at its end. */
 static int run_machine(const struct run_options *o, const struct boot_source *boot, struct event_loop *loop,
                        struct error *err)
@@ -133,7 +152,7 @@ static int run_machine(const struct run_options *o, const struct boot_source *bo
 
     if (terminator_open(&terminator, loop, err))
         return cmd_fail(err);
-    terminator.pc = pc_new(&o->pc, boot, loop, err);
+    terminator.pc = make_machine(o, boot, loop, err);
     if (!terminator.pc) {
         terminator_close(&terminator);
         return cmd_fail(err);

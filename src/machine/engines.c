@@ -1,9 +1,10 @@
 #include "machine/engines.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
-/* Fastest first. NULL: known, but not part of this build. @asked: not what "auto" takes. */
+/* Fastest first. NULL: known, but not part of this build. @asked: "auto" does not take it, or only after a look. */
 static const struct {
     const char *name;
     const struct engine_ops *ops;
@@ -14,19 +15,47 @@ static const struct {
     {"interpret", &interpret_engine, false},
 };
 
-const struct engine_ops *engine_find(const char *name, struct error *err)
+static const struct engine_ops *fastest_software(void)
 {
-    bool any = strcmp(name, "auto") == 0;
-
-    for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {
-        if (any && engines[i].ops && !engines[i].asked)
+    for (unsigned i = 0; i < ARRAY_SIZE(engines); i++)
+        if (engines[i].ops && !engines[i].asked)
             return engines[i].ops;
-        if (any || strcmp(name, engines[i].name) != 0)
-            continue;
-        if (!engines[i].ops)
-            error_set(err, ENOSYS, "engine '%s' is not built into this trapeze (try interpret)", name);
-        return engines[i].ops;
+    BUG();
+}
+
+static void choose_automatically(struct engine_choice *c)
+{
+    struct kvm_verdict v;
+    engine_kvm_verdict(&v);
+    c->ops = fastest_software();
+    switch (v.kind) {
+    case KVM_KIND_NONE:
+    case KVM_KIND_BROKEN: snprintf(c->why, sizeof c->why, "%s", v.text); break;
+    case KVM_KIND_SLOW:
+        snprintf(c->why, sizeof c->why, "KVM here emulates, at %u million instructions a second", v.mips);
+        break;
+    case KVM_KIND_HARDWARE:
+        c->other = c->ops;
+        c->ops = &kvm_engine;
+        snprintf(c->why, sizeof c->why, "KVM here runs on the hardware");
+        break;
     }
-    error_set(err, EINVAL, "unknown engine '%s' (auto, kvm, translate or interpret)", name);
-    return NULL;
+}
+
+int engine_choose(struct engine_choice *c, const char *name, struct error *err)
+{
+    *c = (struct engine_choice){.ops = NULL};
+    if (strcmp(name, "auto") == 0) {
+        choose_automatically(c);
+        return 0;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {
+        if (strcmp(name, engines[i].name) != 0)
+            continue;
+        c->ops = engines[i].ops;
+        if (c->ops)
+            return 0;
+        return error_set(err, ENOSYS, "engine '%s' is not built into this trapeze (try interpret)", name);
+    }
+    return error_set(err, EINVAL, "unknown engine '%s' (auto, kvm, translate or interpret)", name);
 }
