@@ -103,6 +103,14 @@ static struct cpuid_leaf *leaf_of(struct cpuid_table *t, u32 leaf, u32 subleaf)
     return (struct cpuid_leaf *)cpuid_find(t, leaf, subleaf);
 }
 
+bool kvm_has_features(u32 leaf)
+{
+    for (unsigned i = 0; i < CPUID_FEATURE_COUNT; i++)
+        if (features[i].leaf == leaf)
+            return true;
+    return false;
+}
+
 static void limit_xsave(struct cpuid_table *t, const struct kvm_cpuid2 *supported)
 {
     const struct kvm_cpuid_entry2 *e = find(supported, 0xd, 0);
@@ -155,6 +163,8 @@ int kvm_limit_cpuid(struct cpuid_table *t, bool strict, struct error *err)
     if (r)
         return r;
     struct kvm_cpuid2 *supported = kvm_host_cpuid(&host, err);
+    if (supported)
+        kvm_see_cpuid(&host, supported);
     r = supported ? limit(t, supported, strict, err) : -ENOTSUP;
     free(supported);
     kvm_host_close(&host);

@@ -81,9 +81,19 @@ struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err);
 
 /* --- cpuid.c --- */
 
+bool kvm_has_features(u32 leaf);
 int kvm_limit_cpuid(struct cpuid_table *t, bool strict, struct error *err);
 int kvm_set_cpuid(const struct kvm_cpu *k, struct error *err);
 void kvm_xsave_layout(struct kvm_xsave_layout *l, const struct kvm_cpuid2 *supported, unsigned size);
+
+/* --- probe.c --- */
+
+/*
+ * Adds to the feature words of @supported what CPUID shows in a guest that was given just these: there
+ * are KVMs that let the CPU answer. Such a feature cannot be hidden, so it must be one that the state
+ * and the rescuing engine know about.
+ */
+void kvm_see_cpuid(const struct kvm_host *h, struct kvm_cpuid2 *supported);
 
 /* --- state.c: between the kernel's structs and x86_state; no system calls --- */
 

@@ -25,7 +25,7 @@
 /* The guest's memory: tables that map its first 2 MiB one to one, code, data. */
 enum { PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, CODE = 0x4000, DATA = 0x5000, RAM = 0x6000 };
 
-enum { LOOP = 17 }; /* offset of the loop in the code */
+enum { LOOP = 17, CPUID = 23 }; /* offsets in the code */
 
 static const u8 code[] = {
     0x66, 0x0f, 0x6f, 0x07,       /* movdqa (%rdi), %xmm0 */
@@ -35,6 +35,7 @@ static const u8 code[] = {
     0x48, 0xff, 0xc9,             /* 1: dec %rcx */
     0x75, 0xfb,                   /* jnz 1b */
     0xf4,                         /* hlt */
+    0x0f, 0xa2, 0xf4,             /* cpuid; hlt */
 };
 
 struct probe {
@@ -44,15 +45,7 @@ struct probe {
     u8 *ram;
 };
 
-static int set_cpuid(struct probe *p)
-{
-    struct kvm_cpuid2 *c = kvm_host_cpuid(&p->host, NULL);
-    int r = c ? ioctl(p->cpu, KVM_SET_CPUID2, c) : -1;
-    free(c);
-    return r;
-}
-
-static int set_up(struct probe *p)
+static int set_up(struct probe *p, struct kvm_cpuid2 *cpuid)
 {
     p->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p->ram == MAP_FAILED)
@@ -73,7 +66,7 @@ static int set_up(struct probe *p)
     if (p->cpu < 0)
         return -1;
     p->run = mmap(NULL, (size_t)p->host.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, p->cpu, 0);
-    return p->run == MAP_FAILED ? -1 : set_cpuid(p);
+    return p->run == MAP_FAILED ? -1 : ioctl(p->cpu, KVM_SET_CPUID2, cpuid);
 }
 
 static int enter_long_mode(const struct probe *p)
@@ -114,6 +107,41 @@ static bool results_right(const struct probe *p)
     return get_le64(p->ram + DATA) == 42 && get_le64(p->ram + DATA + 16) == 5;
 }
 
+static void tear_down(struct probe *p)
+{
+    if (p->run && p->run != MAP_FAILED)
+        munmap(p->run, (size_t)p->host.run_size);
+    if (p->cpu >= 0)
+        close(p->cpu);
+    if (p->vm >= 0)
+        close(p->vm);
+    if (p->ram && p->ram != MAP_FAILED)
+        munmap(p->ram, RAM);
+}
+
+static void see_leaf(const struct probe *p, struct kvm_cpuid_entry2 *e)
+{
+    struct kvm_regs regs = {.rip = CODE + CPUID, .rflags = X86_FLAG1, .rax = e->function, .rcx = e->index};
+    if (ioctl(p->cpu, KVM_SET_REGS, &regs) < 0 || ioctl(p->cpu, KVM_RUN, 0) < 0 ||
+        p->run->exit_reason != KVM_EXIT_HLT || ioctl(p->cpu, KVM_GET_REGS, &regs) < 0)
+        return;
+    e->eax |= (u32)regs.rax;
+    e->ebx |= (u32)regs.rbx;
+    e->ecx |= (u32)regs.rcx;
+    e->edx |= (u32)regs.rdx;
+}
+
+void kvm_see_cpuid(const struct kvm_host *h, struct kvm_cpuid2 *supported)
+{
+    struct probe p = {.host = *h, .vm = -1, .cpu = -1};
+    if (set_up(&p, supported) == 0 && enter_long_mode(&p) == 0) {
+        for (unsigned i = 0; i < supported->nent; i++)
+            if (kvm_has_features(supported->entries[i].function))
+                see_leaf(&p, &supported->entries[i]);
+    }
+    tear_down(&p);
+}
+
 /* Time of this thread, so that a busy host is not taken for a slow KVM. */
 static u64 thread_ns(void)
 {
@@ -127,7 +155,8 @@ static void measure(struct kvm_verdict *v)
     struct probe p = {.vm = -1, .cpu = -1};
     struct error err = {0};
     *v = (struct kvm_verdict){.kind = KVM_KIND_BROKEN};
-    if (kvm_host_open(&p.host, &err) != 0 || set_up(&p) != 0 || enter_long_mode(&p) != 0) {
+    struct kvm_cpuid2 *cpuid = kvm_host_open(&p.host, &err) == 0 ? kvm_host_cpuid(&p.host, &err) : NULL;
+    if (!cpuid || set_up(&p, cpuid) != 0 || enter_long_mode(&p) != 0) {
         snprintf(v->text, sizeof v->text, "KVM here does not set up a small guest");
         return;
     }
