@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Fastest first. NULL: known, but not part of this build. @asked: "auto" does not take it, or only after a look. */
+/* Fastest first. NULL: known, but not part of this build. @asked: "auto" does not take it, or only after a
+ * look. */
 static const struct {
     const char *name;
     const struct engine_ops *ops;
@@ -42,20 +43,25 @@ static void choose_automatically(struct engine_choice *c)
     }
 }
 
-int engine_choose(struct engine_choice *c, const char *name, struct error *err)
+const struct engine_ops *engine_find(const char *name, struct error *err)
 {
-    *c = (struct engine_choice){.ops = NULL};
-    if (strcmp(name, "auto") == 0) {
-        choose_automatically(c);
-        return 0;
-    }
     for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {
         if (strcmp(name, engines[i].name) != 0)
             continue;
-        c->ops = engines[i].ops;
-        if (c->ops)
-            return 0;
-        return error_set(err, ENOSYS, "engine '%s' is not built into this trapeze (try interpret)", name);
+        if (!engines[i].ops)
+            error_set(err, ENOSYS, "engine '%s' is not built into this trapeze (try interpret)", name);
+        return engines[i].ops;
     }
-    return error_set(err, EINVAL, "unknown engine '%s' (auto, kvm, translate or interpret)", name);
+    error_set(err, EINVAL, "unknown engine '%s' (auto, kvm, translate or interpret)", name);
+    return NULL;
+}
+
+int engine_choose(struct engine_choice *c, const char *name, struct error *err)
+{
+    *c = (struct engine_choice){.ops = NULL};
+    if (strcmp(name, "auto") == 0)
+        choose_automatically(c);
+    else
+        c->ops = engine_find(name, err);
+    return c->ops ? 0 : -EINVAL;
 }

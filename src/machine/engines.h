@@ -5,6 +5,9 @@
 #include "cpu/engine.h"
 #include "kvm/kvm.h"
 
+/* The engine of this name; NULL with @err when there is none in this build. */
+const struct engine_ops *engine_find(const char *name, struct error *err);
+
 struct engine_choice {
     const struct engine_ops *ops;
     const struct engine_ops *other; /* what to try when KVM, chosen by "auto", refuses; else NULL */
@@ -12,8 +15,8 @@ struct engine_choice {
 };
 
 /*
- * "auto" takes KVM where it runs on the hardware, else the fastest software engine. -EINVAL or -ENOSYS
- * when there is none of that name. Before there are threads.
+ * "auto" takes KVM where it runs on the hardware, else the fastest software engine. -EINVAL when
+ * there is none of that name. Before there are threads.
  */
 int engine_choose(struct engine_choice *c, const char *name, struct error *err);
 
