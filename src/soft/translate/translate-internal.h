@@ -59,7 +59,7 @@ struct translate_group {
     struct insn insn[];
 };
 
-#define JUMP_CACHE_BITS 12
+#define JUMP_CACHE_BITS 14
 struct jump_cache_entry {
     u64 key;
     void *code;
