@@ -184,6 +184,7 @@ struct isa_guest *isa_guest_new(const struct engine_ops *engine, const struct cp
     g->loop = event_loop_new(&err);
     check(g->loop ? 0 : -1, &err);
     check(vm_init(&g->vm, &g->memory, g->loop, engine, cpuid, 1, &err), &err);
+    g->vm.rescue = &interpret_rescue;
     g->chip.ops = &no_interrupts;
     g->vm.irqchip = &g->chip;
     g->vcpu = g->vm.vcpus[0];

@@ -272,7 +272,9 @@ int main(int argc, char **argv)
     }
     r.opt = &opt;
     r.batch = native_start();
-    if (cpuid_build(&cpuid, "host", 1, clock_tsc_khz(), &err) != 0 || native_install_signals(&err) != 0) {
+    if (cpuid_build(&cpuid, "host", 1, clock_tsc_khz(), &err) != 0 ||
+        (engine->limit_cpuid && engine->limit_cpuid(&cpuid, false, &err) != 0) ||
+        native_install_signals(&err) != 0) {
         (void)fprintf(stderr, "isa: %s\n", err.text);
         return 2;
     }
