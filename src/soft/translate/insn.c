@@ -45,9 +45,12 @@ bool translate_writes_flags(const ZydisDecodedInstruction *z)
     return flags_written(z) != 0;
 }
 
+/* Undefined flags may be what they were before; not so AF after logic, which all CPUs clear. */
 bool translate_kills_flags(const ZydisDecodedInstruction *z)
 {
-    return flags_written(z) == ARITH && !may_leave_flags(z);
+    u32 undefined = z->cpu_flags ? z->cpu_flags->undefined & ARITH : 0;
+    return flags_written(z) == ARITH && !may_leave_flags(z) &&
+           (!undefined || z->meta.category == ZYDIS_CATEGORY_LOGICAL);
 }
 
 /* --- operands --- */
@@ -464,6 +467,7 @@ static void emit_mul(struct translator *x, const struct insn *i)
 {
     bool w = x->z.operand_width == 64;
     operand_to_c(x, i, w);
+    flags_before(x);
     rax_rdx_in(x);
     emit_op_rr(x->e, w, 0xf7, x->z.raw.modrm.reg, HOST_C);
     rax_rdx_out(x);
@@ -494,6 +498,7 @@ static void emit_div(struct translator *x, const struct insn *i)
         emit_op_ri(e, w, 7, HOST_D, 1);
         slow_jump(x, 6 /* be */);
     }
+    flags_before(x);
     rax_rdx_in(x);
     emit_op_rr(e, w, 0xf7, x->z.raw.modrm.reg, HOST_C);
     rax_rdx_out(x);

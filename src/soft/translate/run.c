@@ -120,7 +120,7 @@ static void read_options(struct translate_options *o)
     if (strstr(text, "hot"))
         o->threshold = 1;
     if (strstr(text, "tiny-cache"))
-        o->code_size = 128u << 10;
+        o->code_size = 512u << 10;
 }
 
 static void engine_vcpu_release(struct vcpu *vcpu)
