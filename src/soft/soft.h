@@ -69,8 +69,8 @@ struct soft_cpu {
     struct insn *cur; /* instruction that may fault with the state not published; else NULL */
     u64 block_rip;    /* rip at the start of the block */
     /* Private to translate/, likewise; see translate-internal.h. */
-    u64 page_rip;    /* linear address of the page of the current block */
-    u64 far_gpr[5];  /* guest registers that have no host register */
+    u64 page_rip;   /* linear address of the page of the current block */
+    u64 far_gpr[5]; /* guest registers that have no host register */
     u64 scratch[2];
     u64 mode_key; /* of the jump cache */
     const _Atomic u32 *requests;
