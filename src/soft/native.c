@@ -460,7 +460,8 @@ static NOINLINE void run_bounced(struct soft_cpu *c, const struct native_stub *s
 {
     u8 *buf = native_bounce(stub->cache, la);
 
-    if (native_reads(stub))
+    /* A store of the x87 unit may leave the operand alone: on an unmasked exception. */
+    if (native_reads(stub) || stub->x87)
         soft_read_bytes(c, la, buf, stub->mem_size);
     native_execute(c, stub, buf);
     if (native_writes(stub))
@@ -582,7 +583,7 @@ static bool describe_memory(struct native_stub *stub, const ZydisDecodedInstruct
         stub->mem_access |= BIT(SOFT_READ);
     if (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
         stub->mem_access |= BIT(SOFT_WRITE);
-    native_describe_mask(stub, insn, ops, mem);
+    native_describe_mask(stub, insn, ops, mem, stub->cache->cpuid->amd);
     if (stub->mask != NATIVE_MASK_SIGN && stub->mask != NATIVE_MASK_SIGN_MMX)
         stub->align_mask = required_alignment(insn, stub->mem_size) - 1;
     return stub->mem_access;

@@ -418,6 +418,11 @@ u32 isa_form_count(const struct isa_generator *g)
     return g->count;
 }
 
+ZydisMnemonic isa_form_mnemonic(const struct isa_generator *g, u32 n)
+{
+    return g->forms[n].mnemonic;
+}
+
 /* --- state --- */
 
 static u64 interesting(struct isa_generator *g)
@@ -620,6 +625,10 @@ static void place_vsib(struct placing *p, const ZydisDecodedOperand *op, u64 tar
         p->ok = false;
         return;
     }
+    if (p->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+        p->c->gathered = (u8)ZydisRegisterGetId(p->ops[0].reg.value);
+        p->c->gathered_size = (u8)(p->ops[0].size / 8);
+    }
     u8 *reg = p->c->in.vec[vec & 31];
     bool wide = chance(p->g, 50); /* right for one of the two index sizes, wild for the other */
     for (unsigned i = 0; i < 64; i += wide ? 8 : 4) {
@@ -657,8 +666,11 @@ static void place_memory(struct placing *p, const ZydisDecodedOperand *op, u64 t
     bool base = op->mem.base != ZYDIS_REGISTER_NONE && op->mem.base != ZYDIS_REGISTER_RIP &&
                 op->mem.base != ZYDIS_REGISTER_EIP;
     bool index = op->mem.index != ZYDIS_REGISTER_NONE;
-    if (base && index && op->mem.base == op->mem.index)
-        return; /* wherever it points */
+    if (base && index && op->mem.base == op->mem.index) {
+        /* Wherever it points; but beyond 4 GiB #GP or going on at 0 are both right (SDM vol. 3, 5.3). */
+        p->ok &= !p->g->mode32;
+        return;
+    }
     if (index) {
         index_value = below(p->g, 16);
         set_gpr(p, gpr_number(op->mem.index), index_value);
@@ -853,6 +865,7 @@ static void start(struct isa_generator *g, struct isa_case *c)
     c->len = 0;
     c->patches = 0;
     c->flags_undefined = 0;
+    c->gathered_size = 0;
     c->mode32 = g->mode32;
     random_state(g, &c->in);
 }

@@ -50,7 +50,8 @@ struct isa_case {
     struct isa_state in;
     struct isa_patch patch[4]; /* over the batch's window contents */
     u32 patches;
-    u64 flags_undefined; /* RFLAGS bits that the manual leaves open afterwards */
+    u8 gathered, gathered_size; /* a gather's destination and its bytes; or size 0 */
+    u64 flags_undefined;        /* RFLAGS bits that the manual leaves open afterwards */
     ZydisMnemonic mnemonic;
 };
 
@@ -99,6 +100,7 @@ struct isa_generator;
 struct isa_generator *isa_generator_new(const struct cpuid_table *cpuid, bool mode32, bool absent, u64 seed);
 void isa_generator_free(struct isa_generator *g);
 u32 isa_form_count(const struct isa_generator *g);
+ZydisMnemonic isa_form_mnemonic(const struct isa_generator *g, u32 n);
 
 /* A case of form @n with random operands and state; false when that form cannot be tested (excluded). */
 bool isa_generate(struct isa_generator *g, u32 n, struct isa_case *c);

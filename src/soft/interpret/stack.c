@@ -158,7 +158,11 @@ H(insn_enter)
         soft_write(c, stack_la(c, sp, size, SOFT_WRITE), frame, size);
     }
     sp -= (u16)i->imm;
-    soft_probe(c, stack_la(c, sp, size, SOFT_WRITE), 1, SOFT_WRITE); /* the new top must be writable */
+    /* The new top must be writable; for AMD's processors (as measured) also aligned. */
+    u64 top = stack_la(c, sp, size, SOFT_WRITE);
+    if (c->vcpu->vm->cpuid->amd)
+        soft_check_alignment(c, top, size);
+    soft_probe(c, top, 1, SOFT_WRITE);
     reg_set(s, R_BP, frame, size);
     reg_set(s, R_SP, sp, c->stack_size);
     AFTER_WRITE;
