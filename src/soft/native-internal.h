@@ -36,6 +36,13 @@ enum native_mask {
     NATIVE_MASK_SIGN_MMX, /* the same of an MMX register */
 };
 
+/* When all of a masked operand must be accessible. */
+enum native_whole {
+    NATIVE_WHOLE_NEVER,
+    NATIVE_WHOLE_IF_ANY, /* when any element is */
+    NATIVE_WHOLE_ALWAYS, /* a store that masks but does not suppress faults */
+};
+
 /* Gathers and scatters: how to compute addresses, and where the data goes. */
 struct native_vsib {
     ZydisRegister base;
@@ -77,7 +84,7 @@ struct native_stub {
     u8 mask;       /* enum native_mask */
     u8 mask_reg, mask_bits;
     u8 element_size, element_count; /* of memory; mask_bits is a multiple where they are broadcast */
-    bool probe_whole;               /* a store that masks but does not suppress faults */
+    u8 whole;                       /* enum native_whole */
     u16 fop;
     struct native_x87 x87_shape;
     u32 (*x87_code)(struct x86_state *s, void *mem); /* the short way; returns FSW. May be NULL */
@@ -191,7 +198,7 @@ void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 l
 void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la);
 /* Fills in how @stub's memory operand @op is masked; MASK_NONE when it is not. */
 void native_describe_mask(struct native_stub *stub, const ZydisDecodedInstruction *insn,
-                          const ZydisDecodedOperand *ops, const ZydisDecodedOperand *mem);
+                          const ZydisDecodedOperand *ops, const ZydisDecodedOperand *mem, bool amd);
 /* False when the operands are not distinct, which is #UD. */
 bool native_describe_vsib(struct native_stub *stub, const ZydisDecodedInstruction *insn,
                           const ZydisDecodedOperand *ops);

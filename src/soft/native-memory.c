@@ -130,11 +130,11 @@ static void describe_opmask(struct native_stub *stub, const ZydisDecodedInstruct
     stub->mask_bits = (u8)n;
     stub->element_count = (u8)e;
     stub->element_size = stub->mem_size / (u8)e;
-    stub->probe_whole = !suppresses_faults(insn);
+    stub->whole = suppresses_faults(insn) ? NATIVE_WHOLE_NEVER : NATIVE_WHOLE_ALWAYS;
 }
 
 void native_describe_mask(struct native_stub *stub, const ZydisDecodedInstruction *insn,
-                          const ZydisDecodedOperand *ops, const ZydisDecodedOperand *mem)
+                          const ZydisDecodedOperand *ops, const ZydisDecodedOperand *mem, bool amd)
 {
     stub->mask = NATIVE_MASK_NONE;
     if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
@@ -142,9 +142,15 @@ void native_describe_mask(struct native_stub *stub, const ZydisDecodedInstructio
         return;
     }
     switch (insn->mnemonic) {
-    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVQ: /* which faults come with a zero mask is up to the processor (SDM vol. 2) */
+        stub->element_size = 1;
+        stub->whole = amd ? NATIVE_WHOLE_ALWAYS : NATIVE_WHOLE_NEVER;
+        break;
     case ZYDIS_MNEMONIC_MASKMOVDQU:
-    case ZYDIS_MNEMONIC_VMASKMOVDQU: stub->element_size = 1; break;
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+        stub->element_size = 1;
+        stub->whole = amd ? NATIVE_WHOLE_IF_ANY : NATIVE_WHOLE_NEVER;
+        break;
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VPMASKMOVD: stub->element_size = 4; break;
     case ZYDIS_MNEMONIC_VMASKMOVPD:
@@ -214,12 +220,16 @@ void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 l
     native_check_unit(c, stub);
     mem = native_direct(c, la, stub->mem_size, stub->mem_access);
     if (!mem) {
+        if (stub->mask == NATIVE_MASK_SIGN_MMX && stub->whole) {
+            x87_set_top(&c->s->fpu, 0); /* to MMX state, which AMD's processors do even on a fault */
+            c->s->fpu.ftw = 0xff;
+        }
         active = active_elements(c, stub);
-        if (active || stub->probe_whole) {
+        if (active || stub->whole == NATIVE_WHOLE_ALWAYS) {
             unsigned first = active ? (unsigned)__builtin_ctzll(active) * stub->element_size : 0;
 
             native_check_alignment(c, stub, la);
-            if (stub->probe_whole)
+            if (stub->whole)
                 soft_probe(c, la, stub->mem_size, SOFT_WRITE);
             else
                 soft_probe(c, la + first, stub->element_size, native_writes(stub) ? SOFT_WRITE : SOFT_READ);
