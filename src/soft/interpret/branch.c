@@ -132,7 +132,9 @@ H(insn_jcxz)
 static NOINLINE void probe_push_64(struct soft_cpu *c, struct insn *i, struct x86_state *s)
 {
     c->cur = i;
-    soft_probe(c, s->gpr[X86_RSP] - 8, 8, SOFT_WRITE);
+    u64 la = soft_segment_check(c, X86_SS, s->gpr[X86_RSP] - 8, 8, SOFT_WRITE);
+    soft_check_alignment(c, la, 8);
+    soft_probe(c, la, 8, SOFT_WRITE);
 }
 
 /* disp: target, or for RET the bytes to release. A bad target of an indirect one changes nothing. */

@@ -78,7 +78,8 @@ static u64 movs_bulk(struct soft_cpu *c, struct insn *i, struct x86_state *s, co
     unsigned src_room, dst_room;
     u64 src = source(c, i, s, o->size), dst = destination(c, i, s, o->size, SOFT_WRITE);
     const u8 *from = soft_page_ptr(c, src, SOFT_READ, &src_room);
-    u8 *to = from ? soft_page_ptr(c, dst, SOFT_WRITE, &dst_room) : NULL;
+    /* An element over the page's end may fault in its second half, before anything of the destination. */
+    u8 *to = from && src_room >= o->size ? soft_page_ptr(c, dst, SOFT_WRITE, &dst_room) : NULL;
     if (!to)
         return 0;
     u64 n = run_length(o, count, src_room, reg_get(s, R_SI, o->amount));

@@ -373,7 +373,12 @@ SYSTEM_MILD(insn_verw_m, require_protected(c); set_zf(s, soft_verr(c, soft_read1
 
 SYSTEM(insn_invlpg, soft_require_cpl0(c); soft_tlb_invlpg(c, la))
 SYSTEM(insn_invpcid, soft_require_cpl0(c); soft_invpcid(c, reg_get(s, i->r, (unsigned)i->imm), la))
-SYSTEM_MILD(insn_clflush, soft_probe(c, la, 1, SOFT_READ))
+H(insn_clflush)
+{
+    c->cur = i;
+    soft_probe(c, la, 1, SOFT_READ);
+    NEXT;
+}
 
 H(insn_fence)
 {
