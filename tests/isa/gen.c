@@ -112,6 +112,10 @@ const char *isa_exclusion(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_FXRSTOR64: return "images hold code addresses and XCR0; has unit tests";
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+        return "whether masked-out bytes fault, and at which, is the processor's choice; has unit tests";
     case ZYDIS_MNEMONIC_VMCALL:
     case ZYDIS_MNEMONIC_VMMCALL: return "calls the host's hypervisor";
     case ZYDIS_MNEMONIC_POPF:
@@ -689,7 +693,9 @@ static void place_string(struct placing *p, const ZydisDecodedOperand *op, u64 t
 {
     unsigned reg = gpr_number(op->mem.base);
     if (reg == X86_RSP) {
-        if (!p->stream && chance(p->g, 20))
+        /* How much of POPA is done before it faults is the processor's choice. */
+        bool popa = p->insn.mnemonic == ZYDIS_MNEMONIC_POPA || p->insn.mnemonic == ZYDIS_MNEMONIC_POPAD;
+        if (!p->stream && !popa && chance(p->g, 20))
             set_gpr(p, reg, target);
         return;
     }
