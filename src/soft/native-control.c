@@ -32,6 +32,12 @@ CONTROL(run_fnclex)
     c->s->fpu.fsw &= 0x7f00;
 }
 
+/* FENI, FDISI and FSETPM did something on older units; they do not wait for pending exceptions. */
+CONTROL(run_former)
+{
+    native_check_unit(c, stub);
+}
+
 CONTROL(run_fldcw)
 {
     u16 fcw;
@@ -252,6 +258,9 @@ native_run_fn native_control(const ZydisDecodedInstruction *insn)
     case ZYDIS_MNEMONIC_FNOP: return run_fwait;
     case ZYDIS_MNEMONIC_FNINIT: return run_fninit;
     case ZYDIS_MNEMONIC_FNCLEX: return run_fnclex;
+    case ZYDIS_MNEMONIC_FENI8087_NOP:
+    case ZYDIS_MNEMONIC_FDISI8087_NOP:
+    case ZYDIS_MNEMONIC_FSETPM287_NOP: return run_former;
     case ZYDIS_MNEMONIC_FLDCW: return run_fldcw;
     case ZYDIS_MNEMONIC_FNSTCW: return run_fnstcw;
     case ZYDIS_MNEMONIC_FNSTSW: return run_fnstsw;

@@ -112,10 +112,6 @@ const char *isa_exclusion(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FXRSTOR:
     case ZYDIS_MNEMONIC_FXRSTOR64: return "images hold code addresses and XCR0; has unit tests";
-    case ZYDIS_MNEMONIC_MASKMOVQ:
-    case ZYDIS_MNEMONIC_MASKMOVDQU:
-    case ZYDIS_MNEMONIC_VMASKMOVDQU:
-        return "whether masked-out bytes fault, and at which, is the processor's choice; has unit tests";
     case ZYDIS_MNEMONIC_VMCALL:
     case ZYDIS_MNEMONIC_VMMCALL: return "calls the host's hypervisor";
     case ZYDIS_MNEMONIC_POPF:
@@ -847,11 +843,39 @@ static bool writes_fs_gs(const struct placing *p)
     return false;
 }
 
+/*
+ * What may not stand in a stream: branches, which end it, and what moves the stack or a segment anywhere or
+ * faults half done on the stack (POPA), where processors differ in how far they get.
+ */
+static bool alone(const struct placing *p)
+{
+    const ZydisDecodedOperand *op = &p->ops[0];
+    switch (p->insn.mnemonic) {
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_LEAVE:
+    case ZYDIS_MNEMONIC_MASKMOVQ: /* which of the masked bytes fault is the processor's choice */
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: return true;
+    default: break;
+    }
+    if (is_branch(&p->insn))
+        return true;
+    for (unsigned i = 0; i < p->insn.operand_count_visible; i++, op++)
+        if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+            (ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT ||
+             ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op->reg.value) ==
+                 ZYDIS_REGISTER_RSP))
+            return true;
+    return false;
+}
+
 static bool place(struct placing *p, const struct form *f)
 {
     struct isa_case before = *p->c;
     p->ok = instance(p->g, f, p);
-    if (p->ok && (is_far(&p->insn) || writes_fs_gs(p) || (p->stream && is_branch(&p->insn))))
+    if (p->ok && (is_far(&p->insn) || writes_fs_gs(p) || (p->stream && alone(p))))
         p->ok = false;
     if (p->ok)
         place_operands(p);
