@@ -5,202 +5,6 @@
 #include "soft/interpret/decode-internal.h"
 #include "soft/translate/translate-internal.h"
 
-#define CPU(field) at(HOST_CPU, (i32)offsetof(struct soft_cpu, field))
-#define ARITH                                                                                       \
-    (ZYDIS_CPUFLAG_CF | ZYDIS_CPUFLAG_PF | ZYDIS_CPUFLAG_AF | ZYDIS_CPUFLAG_ZF | ZYDIS_CPUFLAG_SF | \
-     ZYDIS_CPUFLAG_OF)
-
-/* --- flags --- */
-
-static u32 flags_written(const ZydisDecodedInstruction *z)
-{
-    const ZydisAccessedFlags *f = z->cpu_flags;
-    return f ? (f->modified | f->set_0 | f->set_1 | f->undefined) & ARITH : 0;
-}
-
-/* A count of zero leaves the flags alone. */
-static bool may_leave_flags(const ZydisDecodedInstruction *z)
-{
-    switch (z->mnemonic) {
-    case ZYDIS_MNEMONIC_SHL:
-    case ZYDIS_MNEMONIC_SHR:
-    case ZYDIS_MNEMONIC_SAR:
-    case ZYDIS_MNEMONIC_ROL:
-    case ZYDIS_MNEMONIC_ROR:
-    case ZYDIS_MNEMONIC_RCL:
-    case ZYDIS_MNEMONIC_RCR:
-    case ZYDIS_MNEMONIC_SHLD:
-    case ZYDIS_MNEMONIC_SHRD: return z->raw.imm[0].size == 0 || !(z->raw.imm[0].value.u & 31);
-    default: return false;
-    }
-}
-
-bool translate_reads_flags(const ZydisDecodedInstruction *z)
-{
-    return z->cpu_flags && (z->cpu_flags->tested & ARITH);
-}
-
-bool translate_writes_flags(const ZydisDecodedInstruction *z)
-{
-    return flags_written(z) != 0;
-}
-
-/* Undefined flags may be what they were before; not so AF after logic, which all CPUs clear. */
-bool translate_kills_flags(const ZydisDecodedInstruction *z)
-{
-    u32 undefined = z->cpu_flags ? z->cpu_flags->undefined & ARITH : 0;
-    return flags_written(z) == ARITH && !may_leave_flags(z) &&
-           (!undefined || z->meta.category == ZYDIS_CATEGORY_LOGICAL);
-}
-
-/* --- operands --- */
-
-static const ZydisDecodedOperand *memory_operand(const struct translator *x)
-{
-    for (unsigned n = 0; n < x->z.operand_count_visible; n++)
-        if (x->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
-            return &x->op[n];
-    return NULL;
-}
-
-static const ZydisDecodedOperand *operand_in(const struct translator *x, ZydisOperandEncoding where)
-{
-    for (unsigned n = 0; n < x->z.operand_count_visible; n++)
-        if (x->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER && x->op[n].encoding == where)
-            return &x->op[n];
-    return NULL;
-}
-
-static bool high_byte(ZydisRegister r)
-{
-    return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
-}
-
-static bool plain_operands(const struct translator *x)
-{
-    for (unsigned n = 0; n < x->z.operand_count_visible; n++) {
-        const ZydisDecodedOperand *op = &x->op[n];
-        if (op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            (decode_reg(op->reg.value) == NO_REG || high_byte(op->reg.value)))
-            return false;
-        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && x->z.address_width != 64)
-            return false;
-    }
-    return true;
-}
-
-static unsigned gpr_of(ZydisRegister r)
-{
-    return decode_reg(r) / 8u;
-}
-
-static struct address far_gpr(unsigned r)
-{
-    return at(HOST_CPU, (i32)(offsetof(struct soft_cpu, far_gpr) + 8u * (translate_host_reg[r] - FAR)));
-}
-
-static bool is_far(unsigned r)
-{
-    return translate_host_reg[r] >= FAR;
-}
-
-/* The host register with guest register @r, loaded into @tmp when it is far. */
-static unsigned get(struct translator *x, unsigned r, unsigned tmp)
-{
-    if (!is_far(r))
-        return translate_host_reg[r];
-    emit_load(x->e, tmp, far_gpr(r));
-    return tmp;
-}
-
-/* Guest register @r becomes host register @from, all 64 bits. */
-static void set(struct translator *x, unsigned r, unsigned from)
-{
-    if (is_far(r))
-        emit_store(x->e, far_gpr(r), from);
-    else if (translate_host_reg[r] != from)
-        emit_mov(x->e, translate_host_reg[r], from);
-}
-
-/* --- memory --- */
-
-/* The displacement from rip's page, which must not overflow. */
-static i64 rip_disp(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
-{
-    return (i64)x->block_off + i->off + i->len + m->mem.disp.value;
-}
-
-/* Linear address into @to. A and @to are lost, flags are not. */
-static void emit_address(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m,
-                         unsigned to)
-{
-    struct emit *e = x->e;
-    i32 disp = m->mem.disp.has_displacement ? (i32)m->mem.disp.value : 0;
-    struct address a = at(to, disp);
-    bool base = m->mem.base != ZYDIS_REGISTER_NONE, index = m->mem.index != ZYDIS_REGISTER_NONE;
-    if (m->mem.base == ZYDIS_REGISTER_RIP) {
-        emit_load(e, to, CPU(page_rip));
-        a.disp = (i32)rip_disp(x, i, m);
-    } else if (base) {
-        a.base = (u8)get(x, gpr_of(m->mem.base), to);
-    } else {
-        emit_mov_imm32(e, to, 0);
-    }
-    if (index) {
-        a.index = (u8)get(x, gpr_of(m->mem.index), HOST_A);
-        a.scale = (u8)__builtin_ctz(m->mem.scale);
-    }
-    emit_lea(e, to, a);
-    if (m->type == ZYDIS_OPERAND_TYPE_MEMORY && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN &&
-        (m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS)) {
-        unsigned seg = m->mem.segment == ZYDIS_REGISTER_FS ? X86_FS : X86_GS;
-        emit_load(e, HOST_A, CPU(s));
-        emit_load(e, HOST_A,
-                  at(HOST_A, (i32)(offsetof(struct x86_state, seg) + seg * sizeof(struct x86_segment) +
-                                   offsetof(struct x86_segment, base))));
-        emit_lea(e, to, (struct address){(u8)to, HOST_A, 0, 0});
-    }
-}
-
-/* C: from linear address to host pointer for @size bytes, or the slow path. A and D are lost. */
-static void emit_tlb(struct translator *x, unsigned size, bool write)
-{
-    struct emit *e = x->e;
-    i32 tlb = offsetof(struct soft_cpu, tlb);
-    i32 tag =
-        tlb + (i32)(write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read));
-    if (x->live[x->index])
-        flags_save(x);
-    else
-        x->flags_saved = false;
-    flags_destroyed(x);
-    if (x->t->options.slow_memory) {
-        slow_jump(x, CC_ALWAYS);
-        return;
-    }
-    emit_op_rr(e, false, 0x89, HOST_C, HOST_A);
-    emit_bytes(e, "\xc1\xe8\x06", 3); /* shr eax, 6 */
-    emit8(e, 0x25);                   /* and eax, imm32 */
-    emit32(e, (SOFT_TLB_SIZE - 1) * 64);
-    if (size == 1)
-        emit_mov(e, HOST_D, HOST_C);
-    else
-        emit_lea(e, HOST_D, at(HOST_C, (i32)size - 1));
-    emit_op_ri(e, true, 4, HOST_D, -4096);
-    emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
-    emit_op_rm(e, true, 0x3b, HOST_D, (struct address){HOST_CPU, HOST_A, 0, tag});
-    slow_jump(x, CC_NE);
-    emit_op_rm(e, true, 0x03, HOST_C,
-               (struct address){HOST_CPU, HOST_A, 0, tlb + (i32)offsetof(struct soft_tlb_entry, addend)});
-}
-
-/* Host pointer to the memory operand into C. */
-static void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
-{
-    emit_address(x, i, m, HOST_C);
-    emit_tlb(x, m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
-}
-
 /* --- the general way --- */
 
 /* The encoding with r/m, register and immediate as in the original; false when it has no such form. */
@@ -318,7 +122,7 @@ static struct placed place(struct translator *x, const ZydisDecodedOperand *op, 
         x->z.mnemonic != ZYDIS_MNEMONIC_BSR)
         p.host = tmp;
     else
-        p.host = get(x, p.guest, tmp);
+        p.host = gpr_get(x, p.guest, tmp);
     return p;
 }
 
@@ -358,15 +162,15 @@ static void emit_movabs(struct translator *x)
 {
     unsigned r = gpr_of(x->op[0].reg.value), to = is_far(r) ? HOST_D : translate_host_reg[r];
     emit_mov_imm64(x->e, to, x->z.raw.imm[0].value.u);
-    set(x, r, to);
+    gpr_set(x, r, to);
 }
 
 static void emit_bswap(struct translator *x)
 {
-    unsigned r = gpr_of(x->op[0].reg.value), host = get(x, r, HOST_D);
+    unsigned r = gpr_of(x->op[0].reg.value), host = gpr_get(x, r, HOST_D);
     u8 code[3] = {(u8)(0x40 | (x->z.operand_width == 64) << 3 | (host >= 8)), 0x0f, (u8)(0xc8 | (host & 7))};
     emit_bytes(x->e, code, 3);
-    set(x, r, host);
+    gpr_set(x, r, host);
 }
 
 static void emit_general(struct translator *x, const struct insn *i)
@@ -428,11 +232,11 @@ static void emit_lea_insn(struct translator *x, const struct insn *i)
     unsigned r = gpr_of(x->op[0].reg.value);
     emit_address(x, i, &x->op[1], HOST_C);
     if (x->op[0].size == 64) {
-        set(x, r, HOST_C);
+        gpr_set(x, r, HOST_C);
     } else {
         emit_op_rr(x->e, false, 0x89, HOST_C, is_far(r) ? HOST_C : translate_host_reg[r]);
         if (is_far(r))
-            set(x, r, HOST_C);
+            gpr_set(x, r, HOST_C);
     }
 }
 
@@ -457,7 +261,7 @@ static void operand_to_c(struct translator *x, const struct insn *i, bool w)
         emit_pointer(x, i, &x->op[0]);
         emit_op_rm(x->e, w, 0x8b, HOST_C, at(HOST_C, 0));
     } else {
-        unsigned host = get(x, gpr_of(x->op[0].reg.value), HOST_C);
+        unsigned host = gpr_get(x, gpr_of(x->op[0].reg.value), HOST_C);
         if (host != HOST_C)
             emit_mov(x->e, HOST_C, host);
     }
@@ -542,174 +346,10 @@ static void emit_sign(struct translator *x)
             emit8(e, 0x48);
         emit8(e, kinds[k].opcode);
         if (kinds[k].dx)
-            set(x, X86_RDX, HOST_D);
+            gpr_set(x, X86_RDX, HOST_D);
         else
-            set(x, X86_RAX, HOST_A);
+            gpr_set(x, X86_RAX, HOST_A);
     }
-}
-
-/* --- stack --- */
-
-#define GUEST_SP translate_host_reg[X86_RSP]
-
-static void move_sp(struct translator *x, i32 by)
-{
-    emit_lea(x->e, GUEST_SP, at(GUEST_SP, by));
-}
-
-/* C: pointer to where a push goes. */
-static void push_pointer(struct translator *x)
-{
-    emit_lea(x->e, HOST_C, at(GUEST_SP, -8));
-    emit_tlb(x, 8, true);
-}
-
-static void emit_push(struct translator *x)
-{
-    push_pointer(x);
-    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        i32 v = (i32)x->op[0].imm.value.s;
-        struct encoding n = {.w = true, .opcode = 0xc7, .imm_len = 4};
-        memcpy(n.imm, &v, 4);
-        emit_rm(x->e, &n, at(HOST_C, 0));
-    } else {
-        emit_store(x->e, at(HOST_C, 0), get(x, gpr_of(x->op[0].reg.value), HOST_D));
-    }
-    move_sp(x, -8);
-}
-
-static void emit_pop(struct translator *x)
-{
-    unsigned r = gpr_of(x->op[0].reg.value), to = is_far(r) ? HOST_D : translate_host_reg[r];
-    emit_mov(x->e, HOST_C, GUEST_SP);
-    emit_tlb(x, 8, false);
-    emit_load(x->e, to, at(HOST_C, 0));
-    set(x, r, to);
-    move_sp(x, 8);
-}
-
-static void emit_leave_insn(struct translator *x)
-{
-    unsigned bp = translate_host_reg[X86_RBP];
-    emit_mov(x->e, HOST_C, bp);
-    emit_tlb(x, 8, false);
-    emit_lea(x->e, GUEST_SP, at(bp, 8));
-    emit_load(x->e, bp, at(HOST_C, 0));
-}
-
-/* --- branches --- */
-
-static i32 next_off(const struct translator *x, const struct insn *i)
-{
-    return x->block_off + i->off + i->len;
-}
-
-static bool near_known(const struct translator *x)
-{
-    if (x->z.operand_width != 64 || x->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-        return false;
-    return x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE || plain_operands(x);
-}
-
-/* The target of an indirect branch into A. */
-static void branch_target(struct translator *x, const struct insn *i)
-{
-    if (x->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        emit_pointer(x, i, &x->op[0]);
-        emit_load(x->e, HOST_A, at(HOST_C, 0));
-    } else {
-        unsigned host = get(x, gpr_of(x->op[0].reg.value), HOST_A);
-        if (host != HOST_A)
-            emit_mov(x->e, HOST_A, host);
-    }
-}
-
-/* A: guest address, D: its code or the slow path. */
-static void look_up(struct translator *x)
-{
-    emit_call_to(x->e, x->t->thunk.lookup);
-    emit_op_rr(x->e, true, 0x85, HOST_D, HOST_D);
-    slow_jump(x, CC_E);
-}
-
-/* To A, whose code is D. */
-static void go(struct translator *x)
-{
-    emit_op_ri(x->e, true, 4, HOST_A, -4096);
-    emit_store(x->e, CPU(page_rip), HOST_A);
-    x->flags_in_host = false;
-    flags_load(x);
-    emit_bytes(x->e, "\xff\xe2", 2); /* jmp rdx */
-    x->ended = true;
-}
-
-static void emit_jmp(struct translator *x, const struct insn *i)
-{
-    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        way_out(x, (i32)(next_off(x, i) + x->op[0].imm.value.s));
-        return;
-    }
-    flags_save(x);
-    branch_target(x, i);
-    look_up(x);
-    go(x);
-}
-
-/* C: where the return address goes. */
-static void push_return(struct translator *x, const struct insn *i)
-{
-    emit_load(x->e, HOST_A, CPU(page_rip));
-    emit_lea(x->e, HOST_A, at(HOST_A, next_off(x, i)));
-    emit_store(x->e, at(HOST_C, 0), HOST_A);
-    move_sp(x, -8);
-}
-
-static void emit_call(struct translator *x, const struct insn *i)
-{
-    flags_save(x);
-    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        push_pointer(x);
-        push_return(x, i);
-        flags_load(x);
-        way_out(x, (i32)(next_off(x, i) + x->op[0].imm.value.s));
-        return;
-    }
-    branch_target(x, i);
-    emit_store(x->e, CPU(scratch[0]), HOST_A);
-    push_pointer(x);
-    emit_store(x->e, CPU(scratch[1]), HOST_C);
-    emit_load(x->e, HOST_A, CPU(scratch[0]));
-    look_up(x);
-    emit_load(x->e, HOST_C, CPU(scratch[1]));
-    push_return(x, i);
-    emit_load(x->e, HOST_A, CPU(scratch[0]));
-    go(x);
-}
-
-static void emit_ret(struct translator *x)
-{
-    flags_save(x);
-    emit_mov(x->e, HOST_C, GUEST_SP);
-    emit_tlb(x, 8, false);
-    emit_load(x->e, HOST_A, at(HOST_C, 0));
-    look_up(x);
-    move_sp(x, 8 + (x->z.operand_count_visible ? (u16)x->op[0].imm.value.u : 0));
-    go(x);
-}
-
-static bool is_condition(ZydisMnemonic m, u8 *cc)
-{
-    for (u8 n = 0; n < 16; n++) {
-        static const ZydisMnemonic j[16] = {
-            ZYDIS_MNEMONIC_JO, ZYDIS_MNEMONIC_JNO, ZYDIS_MNEMONIC_JB,  ZYDIS_MNEMONIC_JNB,
-            ZYDIS_MNEMONIC_JZ, ZYDIS_MNEMONIC_JNZ, ZYDIS_MNEMONIC_JBE, ZYDIS_MNEMONIC_JNBE,
-            ZYDIS_MNEMONIC_JS, ZYDIS_MNEMONIC_JNS, ZYDIS_MNEMONIC_JP,  ZYDIS_MNEMONIC_JNP,
-            ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE};
-        *cc = n;
-        if (j[n] == m)
-            return true;
-    }
-    return false;
 }
 
 /* --- which instruction goes which way --- */
@@ -825,7 +465,6 @@ bool translate_insn_known(const struct translator *x, const struct insn *i)
 
 bool translate_insn(struct translator *x, const struct insn *i)
 {
-    u8 cc;
     switch (kind_of(x)) {
     case UNKNOWN: return false;
     case GENERAL: emit_general(x, i); break;
@@ -841,10 +480,7 @@ bool translate_insn(struct translator *x, const struct insn *i)
     case JMP: emit_jmp(x, i); break;
     case CALL: emit_call(x, i); break;
     case RET: emit_ret(x); break;
-    case JCC:
-        is_condition(x->z.mnemonic, &cc);
-        way_out_jump(x, cc, (i32)(next_off(x, i) + x->op[0].imm.value.s));
-        break;
+    case JCC: emit_jcc(x, i); break;
     }
     return true;
 }

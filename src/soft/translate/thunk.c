@@ -20,11 +20,6 @@ static struct address guest_gpr(unsigned state, unsigned r)
     return at(state, (i32)(offsetof(struct x86_state, gpr) + 8 * r));
 }
 
-static struct address far_gpr(unsigned r)
-{
-    return at(HOST_CPU, (i32)(offsetof(struct soft_cpu, far_gpr) + 8u * (translate_host_reg[r] - FAR)));
-}
-
 /* All guest registers to x86_state, which is in @state; @tmp is lost. */
 static void spill(struct emit *e, unsigned state, unsigned tmp)
 {
@@ -51,12 +46,6 @@ static void save_flags(struct emit *e)
 {
     emit_bytes(e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
     emit_rm(e, &(struct encoding){.p66 = true, .opcode = 0x89, .reg = HOST_A}, CPU(arith_flags));
-}
-
-static void load_flags(struct emit *e)
-{
-    emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xb7, .reg = HOST_A}, CPU(arith_flags));
-    emit_bytes(e, "\x04\x7f\x9e", 3); /* add al, 0x7f; sahf */
 }
 
 static const u8 saved[] = {3, 5, 12, 13, 14, 15};
@@ -87,7 +76,7 @@ static void emit_enter(struct translate_cpu *t)
     emit_mov(e, HOST_C, 6 /* rsi */);
     emit_load(e, HOST_D, CPU(s));
     reload(e, HOST_D, HOST_A);
-    load_flags(e);
+    emit_load_flags(e);
     emit_bytes(e, "\xff\xe1", 2); /* jmp rcx */
 }
 

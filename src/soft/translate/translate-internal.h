@@ -100,7 +100,7 @@ void translate_emit_thunks(struct translate_cpu *t);
 /* Translates @b, setting b->code; leaves it alone when it cannot be. */
 void translate_block(struct translate_cpu *t, struct block *b);
 
-/* --- block.c and insn.c: one block being translated --- */
+/* --- one block being translated --- */
 
 #define SLOW_JUMPS 4u
 
@@ -143,15 +143,58 @@ bool translate_insn(struct translator *x, const struct insn *i);
 /* Would translate_insn() do it? */
 bool translate_insn_known(const struct translator *x, const struct insn *i);
 
+/* --- flags.c (T2, T3) --- */
+
 bool translate_reads_flags(const ZydisDecodedInstruction *z);
 bool translate_writes_flags(const ZydisDecodedInstruction *z);
 bool translate_kills_flags(const ZydisDecodedInstruction *z);
 
 void flags_save(struct translator *x); /* before code that destroys them, where they are live */
 void flags_destroyed(struct translator *x);
-void flags_load(struct translator *x);       /* before code that needs them in the host's; A is lost */
+void flags_load(struct translator *x); /* before code that needs them in the host's; A is lost */
+void emit_load_flags(struct emit *e);  /* from arith_flags; A is lost */
+
+/* --- block.c --- */
+
 void slow_jump(struct translator *x, u8 cc); /* conditional jump to the slow path */
-void way_out_jump(struct translator *x, u8 cc, i32 off);
-void way_out(struct translator *x, i32 off);
+
+/* --- memory.c: operands --- */
+
+const ZydisDecodedOperand *memory_operand(const struct translator *x);
+const ZydisDecodedOperand *operand_in(const struct translator *x, ZydisOperandEncoding where);
+bool plain_operands(const struct translator *x); /* none that the general way cannot do */
+
+unsigned gpr_of(ZydisRegister r); /* number of the guest register that @r is or is part of */
+bool is_far(unsigned r);
+struct address far_gpr(unsigned r);
+/* The host register with guest register @r, loaded into @tmp when it is far. */
+unsigned gpr_get(struct translator *x, unsigned r, unsigned tmp);
+/* Guest register @r becomes host register @from, all 64 bits. */
+void gpr_set(struct translator *x, unsigned r, unsigned from);
+
+/* The displacement from rip's page, which must not overflow. */
+i64 rip_disp(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+/* Linear address into @to. A and @to are lost, flags are not. */
+void emit_address(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m, unsigned to);
+/* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. */
+void emit_tlb(struct translator *x, unsigned size, bool write);
+/* Host pointer to the memory operand into C. */
+void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+
+/* --- branch.c --- */
+
+void way_out_jump(struct translator *x, u8 cc, i32 off); /* to @off relative to the page, when @cc */
+void way_out(struct translator *x, i32 off);             /* the block ends here */
+void leave(struct translator *x, u8 *jump, i32 off);     /* what @jump of a way out goes to */
+
+bool near_known(const struct translator *x); /* is it a near branch that is done natively? */
+bool is_condition(ZydisMnemonic m, u8 *cc);
+void emit_push(struct translator *x);
+void emit_pop(struct translator *x);
+void emit_leave_insn(struct translator *x);
+void emit_jmp(struct translator *x, const struct insn *i);
+void emit_call(struct translator *x, const struct insn *i);
+void emit_ret(struct translator *x);
+void emit_jcc(struct translator *x, const struct insn *i);
 
 #endif
