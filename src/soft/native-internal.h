@@ -36,13 +36,6 @@ enum native_mask {
     NATIVE_MASK_SIGN_MMX, /* the same of an MMX register */
 };
 
-/* When all of a masked operand must be accessible. */
-enum native_whole {
-    NATIVE_WHOLE_NEVER,
-    NATIVE_WHOLE_IF_ANY, /* when any element is */
-    NATIVE_WHOLE_ALWAYS, /* a store that masks but does not suppress faults */
-};
-
 /* Gathers and scatters: how to compute addresses, and where the data goes. */
 struct native_vsib {
     ZydisRegister base;
@@ -84,7 +77,7 @@ struct native_stub {
     u8 mask;       /* enum native_mask */
     u8 mask_reg, mask_bits;
     u8 element_size, element_count; /* of memory; mask_bits is a multiple where they are broadcast */
-    u8 whole;                       /* enum native_whole */
+    bool whole;                     /* must all be accessible, whatever the mask */
     u16 fop;
     struct native_x87 x87_shape;
     u32 (*x87_code)(struct x86_state *s, void *mem); /* the short way; returns FSW. May be NULL */

@@ -109,8 +109,13 @@ static bool masks_memory(const ZydisDecodedInstruction *insn, const ZydisDecoded
 {
     if (insn->avx.mask.reg == ZYDIS_REGISTER_K0 || insn->avx.mask.reg == ZYDIS_REGISTER_NONE)
         return false;
-    if (insn->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW || insn->mnemonic == ZYDIS_MNEMONIC_VCVTNE2PS2BF16)
-        return false; /* E4NF, which the tables do not say */
+    switch (insn->mnemonic) { /* E4NF, which the tables do not say */
+    case ZYDIS_MNEMONIC_VDBPSADBW:
+    case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB: return false;
+    default: break;
+    }
     /* Stores must not write back what they masked, even those that do not suppress faults. */
     return suppresses_faults(insn) || (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 }
@@ -130,7 +135,7 @@ static void describe_opmask(struct native_stub *stub, const ZydisDecodedInstruct
     stub->mask_bits = (u8)n;
     stub->element_count = (u8)e;
     stub->element_size = stub->mem_size / (u8)e;
-    stub->whole = suppresses_faults(insn) ? NATIVE_WHOLE_NEVER : NATIVE_WHOLE_ALWAYS;
+    stub->whole = !suppresses_faults(insn);
 }
 
 void native_describe_mask(struct native_stub *stub, const ZydisDecodedInstruction *insn,
@@ -142,14 +147,11 @@ void native_describe_mask(struct native_stub *stub, const ZydisDecodedInstructio
         return;
     }
     switch (insn->mnemonic) {
-    case ZYDIS_MNEMONIC_MASKMOVQ: /* which faults come with a zero mask is up to the processor (SDM vol. 2) */
-        stub->element_size = 1;
-        stub->whole = amd ? NATIVE_WHOLE_ALWAYS : NATIVE_WHOLE_NEVER;
-        break;
+    case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
-        stub->element_size = 1;
-        stub->whole = amd ? NATIVE_WHOLE_IF_ANY : NATIVE_WHOLE_NEVER;
+        stub->element_size = 1; /* which faults come with a zero mask is up to the processor (SDM vol. 2) */
+        stub->whole = amd;
         break;
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VPMASKMOVD: stub->element_size = 4; break;
@@ -225,7 +227,7 @@ void native_run_masked(struct soft_cpu *c, const struct native_stub *stub, u64 l
             c->s->fpu.ftw = 0xff;
         }
         active = active_elements(c, stub);
-        if (active || stub->whole == NATIVE_WHOLE_ALWAYS) {
+        if (active || stub->whole) {
             unsigned first = active ? (unsigned)__builtin_ctzll(active) * stub->element_size : 0;
 
             native_check_alignment(c, stub, la);

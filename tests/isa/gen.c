@@ -628,6 +628,8 @@ static void place_vsib(struct placing *p, const ZydisDecodedOperand *op, u64 tar
     if (p->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
         p->c->gathered = (u8)ZydisRegisterGetId(p->ops[0].reg.value);
         p->c->gathered_size = (u8)(p->ops[0].size / 8);
+        if (p->insn.mnemonic == ZYDIS_MNEMONIC_VPGATHERQD || p->insn.mnemonic == ZYDIS_MNEMONIC_VGATHERQPS)
+            p->c->gathered_size = 8; /* only half as many elements as with other indices, but at least two */
     }
     u8 *reg = p->c->in.vec[vec & 31];
     bool wide = chance(p->g, 50); /* right for one of the two index sizes, wild for the other */
@@ -685,13 +687,19 @@ static void place_memory(struct placing *p, const ZydisDecodedOperand *op, u64 t
     /* RIP-relative displacements are patched last, when the place of the instruction is known. */
 }
 
+static bool moves_all(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_POPA || m == ZYDIS_MNEMONIC_POPAD || m == ZYDIS_MNEMONIC_PUSHA ||
+           m == ZYDIS_MNEMONIC_PUSHAD;
+}
+
 static void place_string(struct placing *p, const ZydisDecodedOperand *op, u64 target)
 {
     unsigned reg = gpr_number(op->mem.base);
     if (reg == X86_RSP) {
-        /* How much of POPA is done before it faults is the processor's choice. */
-        bool popa = p->insn.mnemonic == ZYDIS_MNEMONIC_POPA || p->insn.mnemonic == ZYDIS_MNEMONIC_POPAD;
-        if (!p->stream && !popa && chance(p->g, 20))
+        /* How much of PUSHA and POPA is done before they fault is the processor's choice. */
+        bool all = moves_all(p->insn.mnemonic);
+        if (!p->stream && !all && chance(p->g, 20))
             set_gpr(p, reg, target);
         return;
     }
@@ -755,8 +763,26 @@ static void place_values(struct placing *p)
         gpr_number(p->ops[1].reg.value) != gpr_number(p->ops[0].mem.base))
         set_gpr(p, gpr_number(p->ops[1].reg.value), below(p->g, 2048));
     if ((p->insn.mnemonic == ZYDIS_MNEMONIC_LEAVE || p->insn.mnemonic == ZYDIS_MNEMONIC_ENTER) &&
-        chance(p->g, 90))
+        (p->g->mode32 || chance(p->g, 90)))
         set_gpr(p, X86_RBP, ISA_DATA + 0x1000 + 8 * below(p->g, 64));
+}
+
+/* A selector for a segment register: which others the host's kernel knows is its own affair. */
+static void place_selector(struct placing *p, u64 target)
+{
+    static const u8 selectors[] = {0, 1, 2, 3, 0x10, 0x18, 0x20, 0x23, 0x28, 0x2b, 0x33};
+    u64 selector = selectors[below(p->g, ARRAY_SIZE(selectors))];
+    const ZydisDecodedOperand *from = &p->ops[1];
+    if (p->ops[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+        ZydisRegisterGetClass(p->ops[0].reg.value) != ZYDIS_REGCLASS_SEGMENT ||
+        !(p->ops[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+        return;
+    if (p->insn.mnemonic == ZYDIS_MNEMONIC_MOV && from->type == ZYDIS_OPERAND_TYPE_REGISTER)
+        set_gpr(p, gpr_number(from->reg.value), selector);
+    else if (p->stream) /* the window is not what it was */
+        p->ok = false;
+    else
+        patch_window(p, p->insn.mnemonic == ZYDIS_MNEMONIC_MOV ? target : p->c->in.gpr[X86_RSP], selector);
 }
 
 static void place_operands(struct placing *p)
@@ -775,6 +801,7 @@ static void place_operands(struct placing *p)
             place_string(p, op, target);
     }
     place_values(p);
+    place_selector(p, target);
     if (p->ok && is_branch(&p->insn))
         place_branch(p, target);
     if (p->ok && !p->g->mode32)
@@ -845,22 +872,17 @@ static bool writes_fs_gs(const struct placing *p)
 
 /*
  * What may not stand in a stream: branches, which end it, and what moves the stack or a segment anywhere or
- * faults half done on the stack (POPA), where processors differ in how far they get.
+ * faults half done on the stack (PUSHA, POPA), where processors differ in how far they get.
  */
 static bool alone(const struct placing *p)
 {
     const ZydisDecodedOperand *op = &p->ops[0];
     switch (p->insn.mnemonic) {
-    case ZYDIS_MNEMONIC_POPA:
-    case ZYDIS_MNEMONIC_POPAD:
     case ZYDIS_MNEMONIC_ENTER:
-    case ZYDIS_MNEMONIC_LEAVE:
-    case ZYDIS_MNEMONIC_MASKMOVQ: /* which of the masked bytes fault is the processor's choice */
-    case ZYDIS_MNEMONIC_MASKMOVDQU:
-    case ZYDIS_MNEMONIC_VMASKMOVDQU: return true;
+    case ZYDIS_MNEMONIC_LEAVE: return true;
     default: break;
     }
-    if (is_branch(&p->insn))
+    if (is_branch(&p->insn) || moves_all(p->insn.mnemonic))
         return true;
     for (unsigned i = 0; i < p->insn.operand_count_visible; i++, op++)
         if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
@@ -871,11 +893,27 @@ static bool alone(const struct placing *p)
     return false;
 }
 
+/*
+ * EVEX.X means nothing with a general register, but Zen 5 then reads RSP without what PUSH and POP have done
+ * to it just before: an erratum, which is not ours to have.
+ */
+static bool is_stale_rsp(const struct placing *p)
+{
+    if (p->insn.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || (p->o.b[p->insn.raw.evex.offset + 1] & 0x40))
+        return false;
+    for (unsigned i = 0; i < p->insn.operand_count; i++)
+        if (p->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, p->ops[i].reg.value) ==
+                ZYDIS_REGISTER_RSP)
+            return true;
+    return false;
+}
+
 static bool place(struct placing *p, const struct form *f)
 {
     struct isa_case before = *p->c;
     p->ok = instance(p->g, f, p);
-    if (p->ok && (is_far(&p->insn) || writes_fs_gs(p) || (p->stream && alone(p))))
+    if (p->ok && (is_far(&p->insn) || writes_fs_gs(p) || is_stale_rsp(p) || (p->stream && alone(p))))
         p->ok = false;
     if (p->ok)
         place_operands(p);

@@ -239,7 +239,7 @@ static void maskmovdqu_writes_only_what_is_selected(void **state)
     struct machine *m = *state;
 
     mask_off_the_edge(m);
-    /* AMD's processors want all of the operand to be there unless the mask is zero. */
+    /* AMD's processors want all of the operand to be there. */
     int expected = m->cpuid.amd ? (int)X86_PF_ : -1;
     assert_int_equal(machine_vector(machine_run_program(m, p_maskmovdqu)), expected);
     assert_int_equal(*((u8 *)guest(m, EDGE - 1)), m->cpuid.amd ? 0x11 : 0x77);

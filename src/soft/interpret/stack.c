@@ -125,13 +125,13 @@ H(insn_pusha)
 H(insn_popa)
 {
     state_publish(c, i, s);
-    u64 sp = s->gpr[X86_RSP], v[8];
+    u64 sp = s->gpr[X86_RSP];
     unsigned size = i->size;
-    for (unsigned n = 0; n < 8; n++)
-        v[n] = soft_read(c, stack_la(c, sp + n * size, size, SOFT_READ), size);
-    for (unsigned n = 0; n < 8; n++)
+    for (unsigned n = 0; n < 8; n++) { /* a fault leaves those before it loaded */
+        u64 v = soft_read(c, stack_la(c, sp + n * size, size, SOFT_READ), size);
         if (7 - n != X86_RSP)
-            reg_set(s, (7 - n) * 8, v[n], size);
+            reg_set(s, (7 - n) * 8, v, size);
+    }
     reg_set(s, R_SP, sp + 8 * size, c->stack_size);
     NEXT;
 }
