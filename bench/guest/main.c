@@ -1,0 +1,163 @@
+/* Runs one item and reports it, or serves as the agent that the harness talks to.
+ *
+ *   items list               a line for each item: group and name
+ *   items run NAME PERCENT   set up, "@start NAME", work, "@end NAME CHECKSUM NANOSECONDS"
+ *   items agent              takes lines "NAME PERCENT" from standard input until "quit"; each item is a
+ *                            process of its own, so that none inherits the heap or the page tables of another
+ *
+ * The nanoseconds are those of the guest's clock. The harness goes by the host's, which it reads when it sees
+ * the two lines, and checks that both agree.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "item.h"
+
+static const struct item *const groups[] = {
+    integer_items, branch_items, float_items,   memory_items,
+    modify_items,  kernel_items, program_items, parallel_items,
+};
+
+static const struct item *current;
+static uint64_t started;
+
+static uint64_t now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+void bench_fail(const char *what)
+{
+    printf("@fail %s %s: %s\n", current ? current->name : "agent", what, strerror(errno));
+    fflush(stdout);
+    _exit(1);
+}
+
+void *bench_memory(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+    if (p == MAP_FAILED)
+        bench_fail("mmap");
+    return p;
+}
+
+void bench_start(void)
+{
+    printf("@start %s\n", current->name);
+    fflush(stdout);
+    started = now();
+}
+
+static const struct item *find(const char *name)
+{
+    for (size_t g = 0; g < sizeof(groups) / sizeof(groups[0]); g++)
+        for (const struct item *i = groups[g]; i->name; i++)
+            if (!strcmp(i->name, name))
+                return i;
+    return NULL;
+}
+
+static int list(void)
+{
+    for (size_t g = 0; g < sizeof(groups) / sizeof(groups[0]); g++)
+        for (const struct item *i = groups[g]; i->name; i++)
+            printf("%s %s\n", i->group, i->name);
+    return 0;
+}
+
+/* Items of several processes compare only on one processor, as a guest of one vCPU has no other. */
+static void stay_on_this_processor(void)
+{
+    cpu_set_t one;
+    int here = sched_getcpu();
+
+    CPU_ZERO(&one);
+    CPU_SET(here < 0 ? 0 : here, &one);
+    sched_setaffinity(0, sizeof(one), &one);
+}
+
+static int run(const char *name, const char *percent)
+{
+    uint64_t count, sum, end;
+
+    current = find(name);
+    if (!current) {
+        printf("@fail %s no such item\n", name);
+        return 1;
+    }
+    if (current->possible && !current->possible()) {
+        printf("@skip %s this processor cannot\n", name);
+        return 0;
+    }
+    count = current->count * strtoull(percent, NULL, 10) / 100;
+    if (!count)
+        count = 1;
+    if (strcmp(current->group, "parallel"))
+        stay_on_this_processor();
+    sum = current->script ? program_run(current, count) : current->run(count);
+    end = now();
+    printf("@end %s %016" PRIx64 " %" PRIu64 "\n", name, sum, end - started);
+    return 0;
+}
+
+static void run_apart(const char *name, const char *percent)
+{
+    pid_t child;
+    int status;
+
+    fflush(stdout);
+    child = fork();
+    if (child < 0)
+        bench_fail("fork");
+    if (child == 0) {
+        execl("/proc/self/exe", "items", "run", name, percent, NULL);
+        bench_fail("exec /proc/self/exe");
+    }
+    while (waitpid(child, &status, 0) < 0)
+        if (errno != EINTR)
+            bench_fail("waitpid");
+    if (WIFSIGNALED(status))
+        printf("@fail %s killed by signal %d\n", name, WTERMSIG(status));
+}
+
+static int agent(void)
+{
+    char line[256], name[128], percent[32];
+
+    printf("@ready\n");
+    fflush(stdout);
+    while (fgets(line, sizeof(line), stdin)) {
+        if (sscanf(line, "%127s %31s", name, percent) != 2)
+            break;
+        run_apart(name, percent);
+        printf("@done\n");
+        fflush(stdout);
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && !strcmp(argv[1], "list"))
+        return list();
+    if (argc == 4 && !strcmp(argv[1], "run"))
+        return run(argv[2], argv[3]);
+    if (argc == 2 && !strcmp(argv[1], "agent"))
+        return agent();
+    if (argc == 2 && !strcmp(argv[1], "nothing")) /* what the items of exec execute */
+        return 0;
+    fprintf(stderr, "usage: items list | run NAME PERCENT | agent\n");
+    return 1;
+}
