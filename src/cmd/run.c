@@ -127,11 +127,13 @@ static struct pc *make_machine(const struct run_options *o, const struct boot_so
                                struct event_loop *loop, struct error *err)
 {
     struct pc_config config = o->pc;
+    config.other = o->choice.other;
     struct pc *pc = pc_new(&config, boot, loop, err);
 
     if (!pc && o->choice.other && config.engine == &kvm_engine) {
         struct error again = {0};
         config.engine = o->choice.other;
+        config.other = NULL;
         pc = pc_new(&config, boot, loop, &again);
         if (pc)
             fprintf(stderr, "trapeze: engine %s: KVM refused: %s\n", config.engine->name, err->text);

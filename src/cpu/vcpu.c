@@ -130,6 +130,15 @@ static void serve_requests(struct vcpu *vcpu)
 
 /* --- the thread --- */
 
+/* The request comes first: the switch may be done before engine_failed() returns. */
+static void engine_failed(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    vcpu_request(vcpu, VCPU_REQ_PAUSE);
+    if (!vm->engine_failed || !vm->engine_failed(vm, &vcpu->error))
+        vm_end_error(vm, &vcpu->error);
+}
+
 static void serve_exit(struct vcpu *vcpu, enum vcpu_exit why, u32 seen_seq)
 {
     switch (why) {
@@ -142,7 +151,7 @@ static void serve_exit(struct vcpu *vcpu, enum vcpu_exit why, u32 seen_seq)
         trace(vcpu, "vcpu %u: triple fault", vcpu->index);
         vm_end(vcpu->vm, VM_END_TRIPLE_FAULT, 0);
         break;
-    case VCPU_EXIT_ERROR: vm_end_error(vcpu->vm, &vcpu->error); break;
+    case VCPU_EXIT_ERROR: engine_failed(vcpu); break;
     }
 }
 

@@ -113,19 +113,44 @@ static int create_thread(struct vcpu *vcpu)
     return 0;
 }
 
-/*
- * An engine's resources for each vCPU, then the threads: a vCPU that runs may send requests to all
- * others at once. The threads find VCPU_REQ_PAUSE set and park.
- */
-static int start_vcpus(struct vm *vm, struct error *err)
+/* Undoes engine_up(). Who kicks a vCPU under the machine lock does so before it is gone. */
+static void engine_down(struct vm *vm)
 {
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
-        int r = vm->engine->vcpu_init(vm->vcpus[i], err);
-        if (r < 0)
+        struct vcpu *vcpu = vm->vcpus[i];
+        if (!atomic_load(&vcpu->started))
+            continue;
+        vm->engine->sync(vcpu);
+        lock_acquire(&vm->machine_lock);
+        atomic_store(&vcpu->started, false);
+        lock_drop(&vm->machine_lock);
+        vm->engine->vcpu_release(vcpu);
+    }
+    vm->engine->vm_release(vm);
+    memory_unmark_all_code(vm->memory);
+}
+
+/* The engine's resources for the VM and each vCPU; all or nothing. No vCPU runs. */
+static int engine_up(struct vm *vm, struct error *err)
+{
+    int r = vm->engine->vm_init(vm, err);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        r = vm->engine->vcpu_init(vm->vcpus[i], err);
+        if (r < 0) {
+            engine_down(vm);
             return r;
+        }
         atomic_store(&vm->vcpus[i]->started, true);
     }
-    request_all(vm, VCPU_REQ_PAUSE);
+    return 0;
+}
+
+/* All engine resources are there: a vCPU that runs may send requests to all others at once. */
+static int start_vcpus(struct vm *vm, struct error *err)
+{
+    request_all(vm, VCPU_REQ_PAUSE); /* the threads park */
     for (; vm->thread_count < vm->vcpu_count; vm->thread_count++) {
         int r = create_thread(vm->vcpus[vm->thread_count]);
         if (r < 0)
@@ -141,26 +166,14 @@ static void wake_parked(struct vm *vm)
     lock_drop(&vm->run_lock);
 }
 
-/* Undoes start_vcpus(), also half of it. Who kicks a vCPU under the machine lock does so before it is gone.
- */
+/* Undoes start_vcpus(), also half of it. */
 static void stop_vcpus(struct vm *vm)
 {
     request_all(vm, VCPU_REQ_STOP);
     wake_parked(vm);
     while (vm->thread_count)
         pthread_join(vm->vcpus[--vm->thread_count]->thread, NULL);
-    for (unsigned i = 0; i < vm->vcpu_count; i++) {
-        struct vcpu *vcpu = vm->vcpus[i];
-        if (!atomic_load(&vcpu->started))
-            continue;
-        vm->engine->sync(vcpu);
-        lock_acquire(&vm->machine_lock);
-        atomic_store(&vcpu->started, false);
-        lock_drop(&vm->machine_lock);
-        vm->engine->vcpu_release(vcpu);
-    }
     clear_all(vm, VCPU_REQ_STOP | VCPU_REQ_EXCLUSIVE);
-    vm->engine->vm_release(vm);
 }
 
 /*
@@ -183,11 +196,13 @@ int vm_start(struct vm *vm, struct error *err)
 {
     lock_acquire(&vm->life_lock);
     BUG_ON(vm->threads_running);
-    int r = vm->engine->vm_init(vm, err);
+    int r = engine_up(vm, err);
     if (r == 0) {
         r = start_vcpus(vm, err);
-        if (r < 0)
+        if (r < 0) {
             stop_vcpus(vm);
+            engine_down(vm);
+        }
     }
     vm->threads_running = r == 0;
     if (r == 0 && !vm->paused)
@@ -201,6 +216,7 @@ void vm_stop(struct vm *vm)
     lock_acquire(&vm->life_lock);
     if (vm->threads_running) {
         stop_vcpus(vm);
+        engine_down(vm);
         set_virtual_time(vm, false);
         vm->threads_running = false;
     }
@@ -218,19 +234,23 @@ static bool all_parked(const struct vm *vm)
     return true;
 }
 
+static void park_vcpus(struct vm *vm)
+{
+    request_all(vm, VCPU_REQ_PAUSE);
+    lock_acquire(&vm->run_lock);
+    while (!all_parked(vm))
+        lock_wait(&vm->run_lock, &vm->run_cond);
+    lock_drop(&vm->run_lock);
+    set_virtual_time(vm, false);
+}
+
 void vm_pause(struct vm *vm)
 {
     BUG_ON(vcpu_current());
     lock_acquire(&vm->life_lock);
     vm->paused = true;
-    if (vm->threads_running) {
-        request_all(vm, VCPU_REQ_PAUSE);
-        lock_acquire(&vm->run_lock);
-        while (!all_parked(vm))
-            lock_wait(&vm->run_lock, &vm->run_cond);
-        lock_drop(&vm->run_lock);
-        set_virtual_time(vm, false);
-    }
+    if (vm->threads_running)
+        park_vcpus(vm);
     lock_drop(&vm->life_lock);
 }
 
@@ -253,6 +273,59 @@ void vm_park(struct vm *vm, struct vcpu *vcpu)
         lock_wait(&vm->run_lock, &vm->run_cond);
     vcpu->parked = false;
     lock_drop(&vm->run_lock);
+}
+
+/* --- another engine --- */
+
+/* The guest was told of its CPU when it started: an engine that has less is none for it. */
+static int check_features(const struct vm *vm, const struct engine_ops *engine, struct error *err)
+{
+    if (!engine->limit_cpuid)
+        return 0;
+    struct cpuid_table table = *vm->cpuid;
+    int r = engine->limit_cpuid(&table, true, err);
+    if (r < 0)
+        return r;
+    if (!cpuid_equal(&table, vm->cpuid))
+        return error_set(err, ENOTSUP, "engine %s lacks features of the CPU that the guest has",
+                         engine->name);
+    return 0;
+}
+
+/* Under life_lock, with all vCPUs parked. */
+static int replace_engine(struct vm *vm, const struct engine_ops *engine, struct error *err)
+{
+    const struct engine_ops *old = vm->engine;
+    struct error again = {0};
+    engine_down(vm);
+    vm->engine = engine;
+    int r = engine_up(vm, err);
+    if (r == 0)
+        return 0;
+    vm->engine = old;
+    if (engine_up(vm, &again) < 0)
+        vm_end_error(vm, &again);
+    return r;
+}
+
+int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct error *err)
+{
+    BUG_ON(vcpu_current());
+    int r = check_features(vm, engine, err);
+    if (r < 0)
+        return r;
+    lock_acquire(&vm->life_lock);
+    if (!vm->threads_running) {
+        vm->engine = engine;
+    } else {
+        if (!vm->paused)
+            park_vcpus(vm);
+        r = replace_engine(vm, engine, err);
+        if (!vm->paused)
+            resume_vcpus(vm);
+    }
+    lock_drop(&vm->life_lock);
+    return r;
 }
 
 void vm_reset_vcpus(struct vm *vm)

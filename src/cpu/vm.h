@@ -46,6 +46,12 @@ struct vm {
     void (*ended)(struct vm *vm, enum vm_end why, int code);
     void *ended_owner;
 
+    /*
+     * Called on a vCPU's thread, without locks, when its engine failed (vcpu->error). True: another engine
+     * will be there soon (vm_switch_engine() from another thread), the vCPU waits for it. NULL: never.
+     */
+    bool (*engine_failed)(struct vm *vm, const struct error *why);
+
     /* private to vm.c and vcpu.c */
     struct lock life_lock; /* serialises start, stop, pause and resume */
     struct lock run_lock;
@@ -82,6 +88,14 @@ void vm_stop(struct vm *vm);
 /* Stops virtual time and waits until no vCPU executes; resume undoes it. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
+
+/*
+ * Goes on with another engine, between two instructions of each vCPU: the guest notices nothing, since
+ * virtual time stands still meanwhile. Running, paused or not started; rules as for vm_pause(). -ENOTSUP
+ * when @engine lacks a CPU feature that the guest was shown. When @engine refuses, the VM goes on with the
+ * one it had (and ends with VM_END_ERROR if that cannot be set up again either).
+ */
+int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct error *err);
 
 /*
  * Back to power-on state for every vCPU and its interrupt controller, and an ended VM may run again.

@@ -263,10 +263,11 @@ static void kick(struct vcpu *vcpu)
     kvm_cpu_kick(vcpu->engine_data);
 }
 
+/* A state that the kernel keeps for itself is lost. */
 static void sync_state(struct vcpu *vcpu)
 {
     if (kvm_sync(vcpu->engine_data) != 0)
-        log_error("vCPU %u: %s", vcpu->index, vcpu->error.text);
+        vm_end_error(vcpu->vm, &vcpu->error);
 }
 
 static void state_changed(struct vcpu *vcpu)

@@ -63,6 +63,7 @@ struct pc {
 
     /* pc-power.c */
     struct lifecycle lifecycle;
+    struct deferred take_other; /* the engine failed */
     atomic_bool ended, quit_wanted;
     enum vm_end end_why;
     int end_code;

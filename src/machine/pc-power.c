@@ -44,8 +44,35 @@ static void lifecycle_requested(struct lifecycle *l, enum lifecycle_event event,
     }
 }
 
+/* The loop's thread may wait for vCPUs, without the lock. */
+static void take_other(struct deferred *d)
+{
+    struct pc *pc = container_of(d, struct pc, take_other);
+    struct error err = {0};
+
+    if (pc->vm.engine == pc->config.other)
+        return; /* the second vCPU that failed */
+    lock_drop(&pc->vm.machine_lock);
+    if (vm_switch_engine(&pc->vm, pc->config.other, &err) < 0)
+        vm_end_error(&pc->vm, &err);
+    lock_acquire(&pc->vm.machine_lock);
+}
+
+static bool engine_failed(struct vm *vm, const struct error *why)
+{
+    struct pc *pc = vm->ended_owner;
+
+    if (!pc->config.other || vm->engine == pc->config.other)
+        return false;
+    log_warn("engine %s: %s; going on with %s", vm->engine->name, why->text, pc->config.other->name);
+    event_loop_post(pc->loop, &pc->take_other);
+    return true;
+}
+
 void pc_lifecycle_init(struct pc *pc)
 {
+    pc->take_other.call = take_other;
+    pc->vm.engine_failed = engine_failed;
     pc->lifecycle.request = lifecycle_requested;
     pc->vm.ended = vm_ended;
     pc->vm.ended_owner = pc;
@@ -179,12 +206,23 @@ enum vm_end pc_run(struct pc *pc, int *code, struct error *err)
         event_loop_run(pc->loop);
     while (!at_end(pc, &r, err));
     vm_stop(&pc->vm);
+    event_loop_unpost(pc->loop, &pc->take_other);
     if (r)
         return VM_END_ERROR;
     if (pc->end_why == VM_END_ERROR && err)
         *err = pc->vm.error;
     *code = pc->end_code;
     return pc->end_why;
+}
+
+struct lock *pc_machine_lock(struct pc *pc)
+{
+    return &pc->vm.machine_lock;
+}
+
+int pc_switch_engine(struct pc *pc, const struct engine_ops *engine, struct error *err)
+{
+    return vm_switch_engine(&pc->vm, engine, err);
 }
 
 int pc_dump_acpi(const struct pc *pc, const char *dir, struct error *err)

@@ -47,12 +47,14 @@ static void memory_down(struct pc *pc)
 
 static int vm_up(struct pc *pc, struct error *err)
 {
-    const struct engine_ops *engine = pc->config.engine;
+    const struct engine_ops *engine = pc->config.engine, *other = pc->config.other;
     bool strict = strcmp(pc->config.cpu_model, "host") != 0;
     int r = cpuid_build(&pc->cpuid, pc->config.cpu_model, pc->config.cpus, clock_tsc_khz(), err);
 
     if (!r && engine->limit_cpuid)
         r = engine->limit_cpuid(&pc->cpuid, strict, err);
+    if (!r && other && other->limit_cpuid)
+        r = other->limit_cpuid(&pc->cpuid, strict, err);
     if (!r)
         r = vm_init(&pc->vm, &pc->memory, pc->loop, engine, &pc->cpuid, pc->config.cpus, err);
     if (r)

@@ -22,7 +22,8 @@ struct pc_disk {
 struct pc_config {
     const char *name;
     const struct engine_ops *engine;
-    const char *cpu_model; /* see x86/cpuid.h */
+    const struct engine_ops *other; /* goes on when the engine fails; CPUID is what both can do; or NULL */
+    const char *cpu_model;          /* see x86/cpuid.h */
     unsigned cpus;
     u64 memory; /* bytes */
     bool no_acpi, no_rng;
@@ -47,6 +48,15 @@ enum vm_end pc_run(struct pc *pc, int *code, struct error *err);
 
 /* Ends a running machine with VM_END_QUIT. Any thread. */
 void pc_quit(struct pc *pc);
+
+/* What the loop's callbacks run under. */
+struct lock *pc_machine_lock(struct pc *pc);
+
+/*
+ * Goes on with another engine: see vm_switch_engine(). On the loop's thread, without the machine lock: a
+ * callback of the loop drops it around the call.
+ */
+int pc_switch_engine(struct pc *pc, const struct engine_ops *engine, struct error *err);
 
 /* Writes the ACPI tables to files in @dir. */
 int pc_dump_acpi(const struct pc *pc, const char *dir, struct error *err);

@@ -169,6 +169,13 @@ void memory_unmark_code(struct memory *m, u64 ram_offset)
     atomic_fetch_add(&m->page_gen[page], 1);
 }
 
+void memory_unmark_all_code(struct memory *m)
+{
+    for (u64 page = 0; page < m->ram_size >> PAGE_SHIFT; page++)
+        if (atomic_load_explicit(&m->page_flags[page], memory_order_relaxed) & PAGE_CODE)
+            memory_unmark_code(m, page << PAGE_SHIFT);
+}
+
 void memory_dirty_log_start(struct memory *m)
 {
     atomic_store(&m->dirty_log, true);

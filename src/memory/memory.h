@@ -127,6 +127,9 @@ bool memory_mark_code(struct memory *m, u64 ram_offset);
 /* Nothing cached from this page is left: writes need not be noted for its sake. */
 void memory_unmark_code(struct memory *m, u64 ram_offset);
 
+/* The same for all pages: the caches of all engines are gone. */
+void memory_unmark_all_code(struct memory *m);
+
 static inline u32 memory_code_gen(const struct memory *m, u64 ram_offset)
 {
     return atomic_load_explicit(&m->page_gen[ram_offset >> PAGE_SHIFT], memory_order_acquire);

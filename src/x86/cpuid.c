@@ -95,6 +95,22 @@ bool cpuid_has(const struct cpuid_table *t, enum cpuid_feature f)
     return l && (*leaf_reg((struct cpuid_leaf *)l, d->reg) >> d->bit & 1);
 }
 
+static bool leaf_equal(const struct cpuid_leaf *a, const struct cpuid_leaf *b)
+{
+    return a->leaf == b->leaf && a->subleaf == b->subleaf && a->indexed == b->indexed && a->eax == b->eax &&
+           a->ebx == b->ebx && a->ecx == b->ecx && a->edx == b->edx;
+}
+
+bool cpuid_equal(const struct cpuid_table *a, const struct cpuid_table *b)
+{
+    if (a->count != b->count || a->xcr0_mask != b->xcr0_mask || a->xss_mask != b->xss_mask)
+        return false;
+    for (unsigned i = 0; i < a->count; i++)
+        if (!leaf_equal(&a->leaf[i], &b->leaf[i]))
+            return false;
+    return true;
+}
+
 static void add(struct builder *b, bool indexed, struct cpuid_leaf l)
 {
     if (b->t->count == CPUID_MAX_LEAVES) {

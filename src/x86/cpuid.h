@@ -159,6 +159,9 @@ enum cpuid_feature {
 
 bool cpuid_has(const struct cpuid_table *t, enum cpuid_feature f);
 
+/* Whether a guest sees the same CPU through both. */
+bool cpuid_equal(const struct cpuid_table *a, const struct cpuid_table *b);
+
 /* @model: "host", "x86-64-v2", "x86-64-v3". @tsc_khz for leaves 0x15/0x16 and the hypervisor's. */
 int cpuid_build(struct cpuid_table *t, const char *model, unsigned vcpus, u32 tsc_khz, struct error *err);
 

@@ -296,6 +296,87 @@ static void halted_vcpu_can_be_paused_and_stays_halted(void **state)
     bench_close(&b);
 }
 
+/* --- another engine --- */
+
+static int cannot_init(struct vm *vm, struct error *err)
+{
+    return error_set(err, ENODEV, "not on this host");
+}
+
+static int lacks_sse3(struct cpuid_table *t, bool strict, struct error *err)
+{
+    t->leaf[0].ecx &= ~1u;
+    return 0;
+}
+
+/* The fake engine with something else in it. */
+static struct engine_ops variant(const char *name)
+{
+    struct engine_ops e = fake_engine;
+    e.name = name;
+    return e;
+}
+
+static void running_vcpus_go_on_under_another_engine(void **state)
+{
+    struct bench b;
+    const struct engine_ops second = variant("second");
+    bench_open(&b, 2, spin);
+    make_all_runnable(&b);
+    assert_int_equal(vm_start(&b.vm, NULL), 0);
+    wait_marks(&b, 2);
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(vm_switch_engine(&b.vm, i % 2 ? &fake_engine : &second, NULL), 0);
+        unsigned steps[2] = {b.steps[0], b.steps[1]};
+        assert_int_equal(b.live, 2);
+        while (b.steps[0] == steps[0] || b.steps[1] == steps[1])
+            sched_yield();
+    }
+    assert_ptr_equal(b.vm.engine, &fake_engine);
+    bench_close(&b);
+}
+
+static void paused_vm_stays_paused_under_another_engine(void **state)
+{
+    struct bench b;
+    const struct engine_ops second = variant("second");
+    bench_open(&b, 1, spin);
+    assert_int_equal(vm_start(&b.vm, NULL), 0);
+    wait_marks(&b, 1);
+    vm_pause(&b.vm);
+    unsigned steps = b.steps[0];
+    assert_int_equal(vm_switch_engine(&b.vm, &second, NULL), 0);
+    assert_false(vclock_running(&b.vm.clock));
+    assert_int_equal(b.steps[0], steps);
+    vm_resume(&b.vm);
+    while (b.steps[0] == steps)
+        sched_yield();
+    bench_close(&b);
+}
+
+static void vm_keeps_its_engine_when_another_refuses(void **state)
+{
+    struct bench b;
+    struct error err;
+    struct engine_ops absent = variant("absent"), lesser = variant("lesser");
+    struct cpuid_table cpuid = {.count = 1, .leaf[0] = {.leaf = 1, .ecx = 1}};
+    absent.vm_init = cannot_init;
+    lesser.limit_cpuid = lacks_sse3;
+    bench_open(&b, 1, spin);
+    b.vm.cpuid = &cpuid;
+    assert_int_equal(vm_start(&b.vm, NULL), 0);
+    wait_marks(&b, 1);
+    assert_int_equal(vm_switch_engine(&b.vm, &absent, &err), -ENODEV);
+    assert_string_equal(err.text, "not on this host");
+    assert_int_equal(vm_switch_engine(&b.vm, &lesser, &err), -ENOTSUP);
+    assert_string_equal(err.text, "engine lesser lacks features of the CPU that the guest has");
+    assert_ptr_equal(b.vm.engine, &fake_engine);
+    unsigned steps = b.steps[0];
+    while (b.steps[0] == steps)
+        sched_yield();
+    bench_close(&b);
+}
+
 /* --- halting and waking --- */
 
 static void nmi_wakes_a_halted_vcpu(void **state)
@@ -709,6 +790,9 @@ int main(void)
         cmocka_unit_test(resume_writes_the_time_page),
         cmocka_unit_test(pause_stops_vcpus_and_time),
         cmocka_unit_test(halted_vcpu_can_be_paused_and_stays_halted),
+        cmocka_unit_test(running_vcpus_go_on_under_another_engine),
+        cmocka_unit_test(paused_vm_stays_paused_under_another_engine),
+        cmocka_unit_test(vm_keeps_its_engine_when_another_refuses),
         cmocka_unit_test(nmi_wakes_a_halted_vcpu),
         cmocka_unit_test(interrupt_that_cannot_be_taken_does_not_keep_a_halted_vcpu_awake),
         cmocka_unit_test(request_just_before_halt_is_not_lost),

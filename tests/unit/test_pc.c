@@ -1,5 +1,6 @@
 /* The PC board's life: how it starts, resets and ends, with an engine that plays a script instead of a guest.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -68,6 +69,31 @@ static const struct engine_ops script_engine = {
     .state_changed = engine_nothing,
     .flush_tlb = engine_nothing,
 };
+
+/* Engines that others are tried for: one that gives up in the middle, one that cannot be set up. */
+
+static enum vcpu_exit broken_run(struct vcpu *vcpu)
+{
+    if (vcpu_requests(vcpu) & VCPU_REQ_LEAVE)
+        return VCPU_EXIT_REQUEST;
+    error_set(&vcpu->error, EIO, "out of order");
+    vcpu->state.mp_state = VCPU_MP_RUNNABLE;
+    return VCPU_EXIT_ERROR;
+}
+
+static int absent_vm_init(struct vm *vm, struct error *err)
+{
+    return error_set(err, ENODEV, "not here");
+}
+
+#define NO_ENGINE(name_, init_, run_)                                                                        \
+    {                                                                                                        \
+        .name = (name_), .vm_init = (init_), .vm_release = engine_vm_release, .vcpu_init = engine_vcpu_init, \
+        .vcpu_release = engine_nothing, .run = (run_), .kick = engine_nothing, .sync = engine_nothing,       \
+        .state_changed = engine_nothing, .flush_tlb = engine_nothing                                         \
+    }
+static const struct engine_ops broken_engine = NO_ENGINE("broken", engine_vm_init, broken_run);
+static const struct engine_ops absent_engine = NO_ENGINE("absent", absent_vm_init, engine_run);
 
 static void out(struct pc *pc, u16 port, u32 value, unsigned size)
 {
@@ -146,6 +172,8 @@ static int teardown(void **state)
     return 0;
 }
 
+static struct error end_error;
+
 static enum vm_end run(int *code)
 {
     struct error err = {0};
@@ -154,7 +182,7 @@ static enum vm_end run(int *code)
     the_pc = pc_new(&config, &boot, loop, &err);
     if (!the_pc)
         fail_msg("%s", err.text);
-    why = pc_run(the_pc, code, &err);
+    why = pc_run(the_pc, code, &end_error);
     pc_free(the_pc);
     return why;
 }
@@ -216,6 +244,27 @@ static void reset_loads_the_kernel_anew(void **state)
     script.guest[2] = look_around;
     assert_int_equal(run(&code), VM_END_POWEROFF);
     assert_int_equal(script.starts, 3);
+}
+
+static void another_engine_goes_on_when_one_fails(void **state)
+{
+    int code;
+    config.engine = &broken_engine;
+    config.other = &script_engine;
+    script.guest[0] = debug_exit;
+    assert_int_equal(run(&code), VM_END_DEBUG_EXIT);
+    assert_int_equal(script.starts, 1);
+}
+
+static void failure_without_another_engine_ends_the_run(void **state)
+{
+    int code;
+    config.engine = &broken_engine;
+    assert_int_equal(run(&code), VM_END_ERROR);
+    assert_string_equal(end_error.text, "out of order");
+    config.other = &absent_engine;
+    assert_int_equal(run(&code), VM_END_ERROR);
+    assert_string_equal(end_error.text, "not here");
 }
 
 static void every_device_has_a_name_and_is_listed_once(void **state)
@@ -288,6 +337,8 @@ int main(void)
         TEST(quit_ends_the_run),
         TEST(reset_ends_the_run_under_no_reboot),
         TEST(reset_loads_the_kernel_anew),
+        TEST(another_engine_goes_on_when_one_fails),
+        TEST(failure_without_another_engine_ends_the_run),
         TEST(every_device_has_a_name_and_is_listed_once),
         TEST(bars_lie_in_their_window),
         TEST(a_bad_disk_leaves_nothing_behind),

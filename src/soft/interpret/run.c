@@ -130,10 +130,13 @@ static bool one_by_one(const struct soft_cpu *c)
     return c->s->int_shadow || (c->s->rflags & X86_TF) || soft_breakpoints_armed(c) || trace_on(exec);
 }
 
-/* Stepping ends when it is done; only within a long repeat it heeds a request. */
+/*
+ * Stepping ends when it is done; only within a long repeat it heeds a request. A debug trap that is due has
+ * no place in x86_state, so it is taken before anybody else gets the state.
+ */
 static bool must_leave(const struct soft_cpu *c, const unsigned *steps)
 {
-    bool asked = vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE;
+    bool asked = (vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE) && !c->pending_db;
     return steps ? !*steps || (c->interpret->repeating && asked) : asked;
 }
 
