@@ -287,7 +287,7 @@ static struct soft_tlb_entry translate(struct soft_cpu *c, enum mmu_class cls, u
                                        enum soft_access access)
 {
     if (unlikely(!x86_canonical(la)) && x86_long_mode(c->s))
-        soft_gp0(c);
+        soft_raise_not_canonical(c);
     u32 error;
     const struct soft_tlb_entry *e = try_translate(c, cls, la, access, &error);
     if (unlikely(!e))

@@ -205,10 +205,8 @@ CONTROL(run_ldmxcsr)
 
     native_check_unit(c, stub);
     v = soft_read32(c, la);
-    if (v & ~MXCSR_VALID) {
-        c->host_fault = true; /* not one of the address */
+    if (v & ~MXCSR_VALID)
         soft_gp0(c);
-    }
     c->s->fpu.mxcsr = v;
 }
 

@@ -321,7 +321,6 @@ static NOINLINE NORETURN void raise_trap(struct soft_cpu *c)
 {
     unsigned trap = native_last_trap();
 
-    c->host_fault = true;
     switch (trap) {
     case X86_GP:
     case X86_SS_: soft_gp0(c);
@@ -446,10 +445,8 @@ static void try_alignment(struct soft_cpu *c, const struct native_stub *stub, u6
 
 void native_check_alignment(struct soft_cpu *c, const struct native_stub *stub, u64 la)
 {
-    if (unlikely(la & stub->align_mask)) {
-        c->host_fault = true;
+    if (unlikely(la & stub->align_mask))
         soft_gp0(c);
-    }
     if (unlikely(native_alignment_armed(c)) && stub->cache->cpuid->amd && x86_canonical(la) &&
         x86_canonical(la + stub->mem_size - 1))
         try_alignment(c, stub, la);

@@ -95,7 +95,14 @@ NORETURN void soft_raise(struct soft_cpu *c, enum x86_vector v)
 
 NORETURN void soft_raise_err(struct soft_cpu *c, enum x86_vector v, u32 error)
 {
+    c->not_canonical = false;
     raise(c, v, true, error);
+}
+
+NORETURN void soft_raise_not_canonical(struct soft_cpu *c)
+{
+    c->not_canonical = true;
+    raise(c, X86_GP, true, 0);
 }
 
 NORETURN void soft_raise_pf(struct soft_cpu *c, u64 la, u32 error)

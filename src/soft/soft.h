@@ -63,11 +63,11 @@ struct soft_cpu {
     u8 ext;          /* 1 while delivering an event from outside the program: EXT of error codes */
     bool no_step;    /* the current instruction is not followed by a single-step trap (INT n) */
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
-    u16 arith_flags;  /* arithmetic flags while a block executes */
-    u32 wanted;       /* requests that end the run of blocks */
-    bool host_fault;  /* the exception comes from executing a stub, not from its operand's address */
-    struct insn *cur; /* instruction that may fault with the state not published; else NULL */
-    u64 block_rip;    /* rip at the start of the block */
+    u16 arith_flags;    /* arithmetic flags while a block executes */
+    u32 wanted;         /* requests that end the run of blocks */
+    bool not_canonical; /* why #GP was raised last */
+    struct insn *cur;   /* instruction that may fault with the state not published; else NULL */
+    u64 block_rip;      /* rip at the start of the block */
     /* Private to translate/, likewise; see translate-internal.h. */
     u64 page_rip;   /* linear address of the page of the current block */
     u64 far_gpr[5]; /* guest registers that have no host register */
@@ -101,6 +101,8 @@ void soft_mode_changed(struct soft_cpu *c);
 
 NORETURN void soft_raise(struct soft_cpu *c, enum x86_vector v);
 NORETURN void soft_raise_err(struct soft_cpu *c, enum x86_vector v, u32 error);
+/* #GP(0); the run loop makes it #SS(0) when the address was that of an operand on the stack. */
+NORETURN void soft_raise_not_canonical(struct soft_cpu *c);
 /* Sets CR2 and raises #PF. */
 NORETURN void soft_raise_pf(struct soft_cpu *c, u64 la, u32 error);
 /* A #DB fault (code breakpoint, general detect) with these bits for DR6. */

@@ -225,6 +225,73 @@ static void non_canonical_addresses(void **state)
     assert_int_equal(machine_vector(machine_run_program(m, p_noncanonical_stack)), X86_SS_);
 }
 
+/* Through RBP, and through RBX where the same faults are #GP. */
+PROGRAM(p_operand_mov_to_seg, 64, "mov 4(%rbp), %es; mov 4(%rbx), %es");
+PROGRAM(p_operand_mov_from_seg, 64, "mov %ds, 4(%rbp); mov %ds, 4(%rbx)");
+PROGRAM(p_operand_lss, 64, "lss 4(%rbp), %ecx; lss 4(%rbx), %ecx");
+PROGRAM(p_operand_lar, 64, "lar 4(%rbp), %ecx; lar 4(%rbx), %ecx");
+PROGRAM(p_operand_verr, 64, "verr 4(%rbp); verr 4(%rbx)");
+PROGRAM(p_operand_lldt, 64, "lldt 4(%rbp); lldt 4(%rbx)");
+PROGRAM(p_operand_ltr, 64, "ltr 4(%rbp); ltr 4(%rbx)");
+PROGRAM(p_operand_sldt, 64, "sldt 4(%rbp); sldt 4(%rbx)");
+PROGRAM(p_operand_str, 64, "str 4(%rbp); str 4(%rbx)");
+PROGRAM(p_operand_lgdt, 64, "lgdt 4(%rbp); lgdt 4(%rbx)");
+PROGRAM(p_operand_sidt, 64, "sidt 4(%rbp); sidt 4(%rbx)");
+PROGRAM(p_operand_lmsw, 64, "lmsw 4(%rbp); lmsw 4(%rbx)");
+PROGRAM(p_operand_smsw, 64, "smsw 4(%rbp); smsw 4(%rbx)");
+PROGRAM(p_operand_fxsave, 64, "fxsave 16(%rbp); fxsave 16(%rbx)");
+PROGRAM(p_operand_fxrstor, 64, "fxrstor 16(%rbp); fxrstor 16(%rbx)");
+PROGRAM(p_operand_addl, 64, "addl $1, 4(%rbp); addl $1, 4(%rbx)");
+PROGRAM(p_operand_cmpxchg16b, 64, "cmpxchg16b 16(%rbp); cmpxchg16b 16(%rbx)");
+PROGRAM(p_operand_ljmp, 64, "ljmp *4(%rbp); ljmp *4(%rbx)");
+PROGRAM(p_operand_movups, 64, "movups 4(%rbp), %xmm1; movups 4(%rbx), %xmm1");
+
+/* Each program is two encodings of the same length. */
+static void operands_on_a_non_canonical_stack_are_ss(void **state)
+{
+    struct machine *m = *state;
+#define CODE(name) p_operand_##name, p_operand_##name##_end, #name
+    const struct {
+        const u8 *code, *end;
+        const char *name;
+    } cases[] = {
+        {CODE(mov_to_seg)}, {CODE(mov_from_seg)}, {CODE(lss)},  {CODE(lar)},    {CODE(verr)},
+        {CODE(lldt)},       {CODE(ltr)},          {CODE(sldt)}, {CODE(str)},    {CODE(lgdt)},
+        {CODE(sidt)},       {CODE(lmsw)},         {CODE(smsw)}, {CODE(fxsave)}, {CODE(fxrstor)},
+        {CODE(addl)},       {CODE(cmpxchg16b)},   {CODE(ljmp)}, {CODE(movups)},
+    };
+    machine_mode64(m);
+    GPR(m, RBP) = GPR(m, RBX) = 0x8000000000000000;
+    for (unsigned n = 0; n < ARRAY_SIZE(cases); n++) {
+        u64 half = (u64)(cases[n].end - cases[n].code - 1) / 2;
+        machine_load(m, CODE_AT, cases[n].code, cases[n].end);
+        for (unsigned general = 0; general < 2; general++) {
+            m->s->rip = CODE_AT + general * half;
+            int vector = machine_vector(machine_run(m)), expected = general ? (int)X86_GP : (int)X86_SS_;
+            if (vector != expected)
+                print_error("%s\n", cases[n].name);
+            assert_int_equal(vector, expected);
+            assert_int_equal(get_le64(guest(m, GPR(m, RSP) + 8)), CODE_AT + general * half);
+        }
+    }
+}
+
+/* Not of the address: a #GP stays one. */
+PROGRAM(p_misaligned_stack, 64, "mov $0x20008, %ebp; movaps (%rbp), %xmm1");
+PROGRAM(p_misaligned_cmpxchg, 64, "mov $0x20008, %ebp; cmpxchg16b (%rbp)");
+PROGRAM(p_bad_selector, 64, "mov $0x20008, %ebp; movl $0x7fff, (%rbp); mov (%rbp), %es");
+
+static void other_faults_of_operands_on_the_stack_stay_gp(void **state)
+{
+    struct machine *m = *state;
+    machine_mode64(m);
+    assert_int_equal(machine_vector(machine_run_program(m, p_misaligned_stack)), X86_GP);
+    m->s->rip = CODE_AT;
+    assert_int_equal(machine_vector(machine_run_program(m, p_misaligned_cmpxchg)), X86_GP);
+    m->s->rip = CODE_AT;
+    assert_int_equal(machine_vector(machine_run_program(m, p_bad_selector)), X86_GP);
+}
+
 /* --- locked --- */
 
 PROGRAM(
@@ -754,6 +821,8 @@ int main(void)
         T(accesses_across_pages),
         T(a_write_into_a_missing_second_page_changes_nothing),
         T(non_canonical_addresses),
+        T(operands_on_a_non_canonical_stack_are_ss),
+        T(other_faults_of_operands_on_the_stack_stay_gp),
         T(locked_operations),
         T(wide_compare_and_exchange),
         T(invalid_encodings),

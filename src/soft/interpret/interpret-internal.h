@@ -324,6 +324,24 @@ static ALWAYS_INLINE void state_adopt(struct soft_cpu *c, struct x86_state *s)
     }
 
 /*
+ * Around what such a handler does with its memory operand, so that a fault is known to be of that operand
+ * (its segment matters); nothing is changed before the last fault.
+ */
+#define OPERAND(access) \
+    do {                \
+        c->cur = i;     \
+        access;         \
+        c->cur = NULL;  \
+    } while (0)
+
+static inline u16 operand_read16(struct soft_cpu *c, struct insn *i, u64 la)
+{
+    u16 v;
+    OPERAND(v = soft_read16(c, la));
+    return v;
+}
+
+/*
  * Host pointer for an unlocked read-modify-write of @size bytes when the TLB allows it at once,
  * else NULL.
  */

@@ -54,10 +54,8 @@ H(cmpxchg16b)
     u64 lo = reg_get64(s, R_AX), hi = reg_get64(s, R_DX);
     u64 new_lo = reg_get64(s, R_BX), new_hi = reg_get64(s, R_CX);
     bool equal;
-    if (la & 15) {
-        state_publish(c, i, s); /* a #GP of its own, even on the stack */
+    if (la & 15)
         soft_gp0(c);
-    }
     u128 *p = soft_atomic_ptr(c, la, 16);
     if (likely(p)) {
         asm volatile("lock cmpxchg16b %1"

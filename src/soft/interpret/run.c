@@ -93,17 +93,12 @@ static void settle_fault(struct soft_cpu *c)
     if (c->cur) {
         s->rip = insn_rip(c, c->cur);
         flags_publish(c, s);
-        /*
-         * The only #GP of a handler that published nothing, except for the host's own: a non-canonical
-         * address. On the stack it is #SS.
-         */
-        if (s->exception_vector == X86_GP && c->cur->seg == X86_SS && (c->mode & SOFT_MODE_CODE64) &&
-            !c->host_fault)
+        if (s->exception_vector == X86_GP && c->not_canonical && c->cur->seg == X86_SS &&
+            (c->mode & SOFT_MODE_CODE64))
             s->exception_vector = X86_SS_;
         c->vcpu->counters.insns += c->cur->count;
         c->cur = NULL;
     }
-    c->host_fault = false;
     s->int_shadow = 0;
     if (c->interpret->exclusive)
         locked_end(c);

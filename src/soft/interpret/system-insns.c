@@ -28,8 +28,7 @@ H(insn_gp)
 H(insn_native)
 {
     state_publish(c, i, s);
-    c->cur = i; /* a fault of the operand's address is this instruction's */
-    native_run(c, i->stub, la);
+    OPERAND(native_run(c, i->stub, la));
     state_adopt(c, s);
     if (unlikely(c->stop_block))
         DONE;
@@ -50,7 +49,7 @@ H(insn_native_no_flags)
 /* --- segment registers; r2 or r is the enum x86_seg --- */
 
 SYSTEM_MILD(mov_from_seg_r, reg_set(s, i->r, s->seg[i->r2].selector, i->size))
-SYSTEM_MILD(mov_from_seg_m, soft_write16(c, la, s->seg[i->r2].selector))
+SYSTEM_MILD(mov_from_seg_m, OPERAND(soft_write16(c, la, s->seg[i->r2].selector)))
 
 static void load_segment(struct soft_cpu *c, struct x86_state *s, enum x86_seg seg, u16 selector)
 {
@@ -60,14 +59,15 @@ static void load_segment(struct soft_cpu *c, struct x86_state *s, enum x86_seg s
 }
 
 SYSTEM(mov_to_seg_r, load_segment(c, s, i->r, reg_get16(s, i->r2)))
-SYSTEM(mov_to_seg_m, load_segment(c, s, i->r, soft_read16(c, la)))
+SYSTEM(mov_to_seg_m, load_segment(c, s, i->r, operand_read16(c, i, la)))
 
 /* LDS and its kind: register r of r2 bytes, segment imm. */
 H(load_far_pointer)
 {
     state_publish(c, i, s);
-    u64 off = soft_read_slow(c, la, i->r2);
-    u16 selector = soft_read16(c, la + i->r2);
+    u64 off;
+    OPERAND(off = soft_read_slow(c, la, i->r2));
+    u16 selector = operand_read16(c, i, la + i->r2);
     soft_load_segment(c, (enum x86_seg)i->imm, selector);
     reg_set(s, i->r, off, i->r2);
     c->stop_block = true;
@@ -246,7 +246,7 @@ static void require_monitor(struct soft_cpu *c)
     if (c->cpl != 0)
         soft_ud(c);
 }
-SYSTEM_MILD(insn_monitor, require_monitor(c); soft_probe(c, la, 1, SOFT_READ))
+SYSTEM_MILD(insn_monitor, require_monitor(c); OPERAND(soft_probe(c, la, 1, SOFT_READ)))
 SYSTEM_MILD(insn_mwait, require_monitor(c))
 
 static void xgetbv(struct soft_cpu *c, struct x86_state *s)
@@ -295,7 +295,7 @@ static void lmsw(struct soft_cpu *c, u16 v)
     soft_lmsw(c, v);
 }
 SYSTEM(insn_lmsw_r, lmsw(c, reg_get16(s, i->r)))
-SYSTEM(insn_lmsw_m, soft_require_cpl0(c); lmsw(c, soft_read16(c, la)))
+SYSTEM(insn_lmsw_m, soft_require_cpl0(c); lmsw(c, operand_read16(c, i, la)))
 
 /* SGDT, SIDT, SLDT, STR and SMSW tell user code nothing under UMIP. */
 static void check_umip(struct soft_cpu *c)
@@ -305,14 +305,14 @@ static void check_umip(struct soft_cpu *c)
 }
 
 SYSTEM_MILD(insn_smsw_r, check_umip(c); reg_set(s, i->r, s->cr0, i->size))
-SYSTEM_MILD(insn_smsw_m, check_umip(c); soft_write16(c, la, (u16)s->cr0))
+SYSTEM_MILD(insn_smsw_m, check_umip(c); OPERAND(soft_write16(c, la, (u16)s->cr0)))
 
 /* --- descriptor tables --- */
 
-SYSTEM(insn_lgdt, soft_require_cpl0(c); soft_lgdt(c, la, i->r2, false))
-SYSTEM(insn_lidt, soft_require_cpl0(c); soft_lgdt(c, la, i->r2, true))
-SYSTEM_MILD(insn_sgdt, check_umip(c); soft_sgdt(c, la, i->r2, false))
-SYSTEM_MILD(insn_sidt, check_umip(c); soft_sgdt(c, la, i->r2, true))
+SYSTEM(insn_lgdt, soft_require_cpl0(c); OPERAND(soft_lgdt(c, la, i->r2, false)))
+SYSTEM(insn_lidt, soft_require_cpl0(c); OPERAND(soft_lgdt(c, la, i->r2, true)))
+SYSTEM_MILD(insn_sgdt, check_umip(c); OPERAND(soft_sgdt(c, la, i->r2, false)))
+SYSTEM_MILD(insn_sidt, check_umip(c); OPERAND(soft_sgdt(c, la, i->r2, true)))
 
 static void lldt(struct soft_cpu *c, u16 selector)
 {
@@ -327,9 +327,9 @@ static void ltr(struct soft_cpu *c, u16 selector)
     soft_ltr(c, selector);
 }
 SYSTEM(insn_lldt_r, lldt(c, reg_get16(s, i->r)))
-SYSTEM(insn_lldt_m, require_protected(c); soft_require_cpl0(c); lldt(c, soft_read16(c, la)))
+SYSTEM(insn_lldt_m, require_protected(c); soft_require_cpl0(c); lldt(c, operand_read16(c, i, la)))
 SYSTEM(insn_ltr_r, ltr(c, reg_get16(s, i->r)))
-SYSTEM(insn_ltr_m, require_protected(c); soft_require_cpl0(c); ltr(c, soft_read16(c, la)))
+SYSTEM(insn_ltr_m, require_protected(c); soft_require_cpl0(c); ltr(c, operand_read16(c, i, la)))
 
 static u16 store_selector(struct soft_cpu *c, const struct x86_segment *seg)
 {
@@ -338,9 +338,9 @@ static u16 store_selector(struct soft_cpu *c, const struct x86_segment *seg)
     return seg->selector;
 }
 SYSTEM_MILD(insn_sldt_r, reg_set(s, i->r, store_selector(c, &s->ldt), i->size))
-SYSTEM_MILD(insn_sldt_m, soft_write16(c, la, store_selector(c, &s->ldt)))
+SYSTEM_MILD(insn_sldt_m, OPERAND(soft_write16(c, la, store_selector(c, &s->ldt))))
 SYSTEM_MILD(insn_str_r, reg_set(s, i->r, store_selector(c, &s->tr), i->size))
-SYSTEM_MILD(insn_str_m, soft_write16(c, la, store_selector(c, &s->tr)))
+SYSTEM_MILD(insn_str_m, OPERAND(soft_write16(c, la, store_selector(c, &s->tr))))
 
 /* --- questions about selectors; the destination register has imm bytes --- */
 
@@ -361,18 +361,18 @@ static void ask_lsl(struct soft_cpu *c, struct insn *i, struct x86_state *s, u16
     set_zf(s, visible);
 }
 SYSTEM_MILD(insn_lar_r, require_protected(c); ask_lar(c, i, s, reg_get16(s, i->r2)))
-SYSTEM_MILD(insn_lar_m, require_protected(c); ask_lar(c, i, s, soft_read16(c, la)))
+SYSTEM_MILD(insn_lar_m, require_protected(c); ask_lar(c, i, s, operand_read16(c, i, la)))
 SYSTEM_MILD(insn_lsl_r, require_protected(c); ask_lsl(c, i, s, reg_get16(s, i->r2)))
-SYSTEM_MILD(insn_lsl_m, require_protected(c); ask_lsl(c, i, s, soft_read16(c, la)))
+SYSTEM_MILD(insn_lsl_m, require_protected(c); ask_lsl(c, i, s, operand_read16(c, i, la)))
 SYSTEM_MILD(insn_verr_r, require_protected(c); set_zf(s, soft_verr(c, reg_get16(s, i->r), false)))
-SYSTEM_MILD(insn_verr_m, require_protected(c); set_zf(s, soft_verr(c, soft_read16(c, la), false)))
+SYSTEM_MILD(insn_verr_m, require_protected(c); set_zf(s, soft_verr(c, operand_read16(c, i, la), false)))
 SYSTEM_MILD(insn_verw_r, require_protected(c); set_zf(s, soft_verr(c, reg_get16(s, i->r), true)))
-SYSTEM_MILD(insn_verw_m, require_protected(c); set_zf(s, soft_verr(c, soft_read16(c, la), true)))
+SYSTEM_MILD(insn_verw_m, require_protected(c); set_zf(s, soft_verr(c, operand_read16(c, i, la), true)))
 
 /* --- address translation and caches --- */
 
 SYSTEM(insn_invlpg, soft_require_cpl0(c); soft_tlb_invlpg(c, la))
-SYSTEM(insn_invpcid, soft_require_cpl0(c); soft_invpcid(c, reg_get(s, i->r, (unsigned)i->imm), la))
+SYSTEM(insn_invpcid, soft_require_cpl0(c); OPERAND(soft_invpcid(c, reg_get(s, i->r, (unsigned)i->imm), la)))
 H(insn_clflush)
 {
     c->cur = i;
@@ -429,14 +429,14 @@ DEFINE_RANDOM(insn_rdseed, "rdseed")
 
 /* --- saved FPU state; r2: REX.W --- */
 
-SYSTEM_MILD(insn_fxsave, soft_fxsave(c, la, i->r2))
-SYSTEM_MILD(insn_fxrstor, soft_fxrstor(c, la, i->r2))
-SYSTEM_MILD(insn_xsave, soft_xsave(c, la, i->r2, SOFT_XSAVE))
-SYSTEM_MILD(insn_xsaveopt, soft_xsave(c, la, i->r2, SOFT_XSAVEOPT))
-SYSTEM_MILD(insn_xsavec, soft_xsave(c, la, i->r2, SOFT_XSAVEC))
-SYSTEM_MILD(insn_xsaves, soft_xsave(c, la, i->r2, SOFT_XSAVES))
-SYSTEM_MILD(insn_xrstor, soft_xrstor(c, la, i->r2, false))
-SYSTEM_MILD(insn_xrstors, soft_xrstor(c, la, i->r2, true))
+SYSTEM_MILD(insn_fxsave, OPERAND(soft_fxsave(c, la, i->r2)))
+SYSTEM_MILD(insn_fxrstor, OPERAND(soft_fxrstor(c, la, i->r2)))
+SYSTEM_MILD(insn_xsave, OPERAND(soft_xsave(c, la, i->r2, SOFT_XSAVE)))
+SYSTEM_MILD(insn_xsaveopt, OPERAND(soft_xsave(c, la, i->r2, SOFT_XSAVEOPT)))
+SYSTEM_MILD(insn_xsavec, OPERAND(soft_xsave(c, la, i->r2, SOFT_XSAVEC)))
+SYSTEM_MILD(insn_xsaves, OPERAND(soft_xsave(c, la, i->r2, SOFT_XSAVES)))
+SYSTEM_MILD(insn_xrstor, OPERAND(soft_xrstor(c, la, i->r2, false)))
+SYSTEM_MILD(insn_xrstors, OPERAND(soft_xrstor(c, la, i->r2, true)))
 
 /* --- protection keys --- */
 
