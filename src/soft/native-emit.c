@@ -198,7 +198,7 @@ static bool w_ignored(const ZydisDecodedInstruction *insn, const ZydisDecodedOpe
             return true;
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_VMOVD:
-    case ZYDIS_MNEMONIC_VPINSRD: /* in EVEX encoding; VEX is refused (native.c) */
+    case ZYDIS_MNEMONIC_VPINSRD: /* AMD's raise #UD in VEX encoding: see decode.c */
     case ZYDIS_MNEMONIC_VPEXTRD:
     case ZYDIS_MNEMONIC_VPEXTRB:
     case ZYDIS_MNEMONIC_VPEXTRW:

@@ -206,10 +206,6 @@ static bool is_allowed(const ZydisDecodedInstruction *insn)
     if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
         insn->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX && insn->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
         return false;
-    if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && insn->raw.vex.W &&
-        (insn->mnemonic == ZYDIS_MNEMONIC_VPINSRD || insn->mnemonic == ZYDIS_MNEMONIC_VPEXTRD) &&
-        insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
-        return false; /* #UD, where others ignore W */
     if (insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE || insn->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64)
         return false;
     return is_vector_extension(insn->meta.isa_ext) || is_plain_gpr(insn);

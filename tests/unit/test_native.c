@@ -348,6 +348,30 @@ static void real_mode_environment_is_14_bytes(void **state)
 /* --- outside 64-bit mode --- */
 
 /* VEX.W1, which would be VMOVQ from RAX in 64-bit mode */
+/* vpinsrd $1,%eax,%xmm0,%xmm1 and vpextrd $1,%xmm1,%ecx with W set, which is ignored but by AMD's */
+PROGRAM(p_vpinsrd_w1, 32, "mov $-2,%eax; .byte 0xc4,0xe3,0xf9,0x22,0xc8,0x01, 0xc4,0xe3,0xf9,0x16,0xc9,0x01");
+
+static void w_of_vpinsrd_and_vpextrd_is_ignored_in_32_bit_code_but_by_amd(void **state)
+{
+    struct machine *m = *state;
+
+    if (!cpuid_has(&m->cpuid, CPUID_AVX))
+        return;
+    for (unsigned amd = 0; amd < 2; amd++) {
+        machine_mode32(m);
+        m->s->cr4 |= X86_CR4_OSXSAVE;
+        m->s->xcr0 = m->cpuid.xcr0_mask;
+        m->cpuid.amd = amd;
+        m->s->rip = CODE_AT + 0x1000 * amd; /* each with a block of its own */
+        machine_load(m, m->s->rip, p_vpinsrd_w1, p_vpinsrd_w1_end);
+        memset(m->s->fpu.vec[0], 0x55, 16);
+        int vector = machine_vector(machine_run(m));
+        assert_int_equal(vector, amd ? (int)X86_UD : -1);
+        assert_int_equal(get_le64(m->s->fpu.vec[1]), 0xfffffffe55555555);
+        assert_int_equal(m->s->gpr[X86_RCX], 0xfffffffe);
+    }
+}
+
 PROGRAM(p_vmovd_w1, 32, "mov $-2,%eax; .byte 0xc4,0xe1,0xf9,0x6e,0xc0; pushl %esp; addl $4,%esp");
 
 static void vex_w_is_ignored_for_general_registers_in_32_bit_mode(void **state)
@@ -645,6 +669,7 @@ int main(void)
         TEST(gather_keeps_what_was_done_before_a_fault),
         TEST(environment_names_the_guests_instruction_and_operand),
         TEST(real_mode_environment_is_14_bytes),
+        TEST(w_of_vpinsrd_and_vpextrd_is_ignored_in_32_bit_code_but_by_amd),
         TEST(vex_w_is_ignored_for_general_registers_in_32_bit_mode),
         TEST(operand_size_is_the_guests_in_16_bit_code),
         TEST(vzeroupper_keeps_the_low_halves),
