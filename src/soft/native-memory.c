@@ -325,10 +325,10 @@ static void deselect(struct x86_fpu *f, const struct native_vsib *v, unsigned i)
         memset(f->vec[v->mask_reg] + i * v->data_size, 0, v->data_size);
 }
 
-/* The destination of a gather has no more than its elements. */
-static void zero_above(const struct native_vsib *v, u8 *data)
+/* The destination of a gather has no more than its elements; @least bytes are kept. */
+static void zero_above(const struct native_vsib *v, u8 *data, size_t least)
 {
-    size_t used = (size_t)v->count * v->data_size;
+    size_t used = MAX((size_t)v->count * v->data_size, least);
 
     memset(data + used, 0, 64 - used);
 }
@@ -352,7 +352,7 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
             } else {
                 soft_read_bytes(c, at, element, v->data_size);
                 if (v->evex)
-                    zero_above(v, data); /* so does the host, and only then, when a later one faults */
+                    zero_above(v, data, 16); /* as AMD's do, and only then, when a later one faults */
             }
         }
         deselect(f, v, i);
@@ -362,5 +362,5 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
     else
         memset(f->vec[v->mask_reg], 0, 64);
     if (!v->scatter)
-        zero_above(v, data);
+        zero_above(v, data, 0);
 }

@@ -85,7 +85,7 @@ static void differ_bytes(bool print, bool *different, const char *what, int n, c
     }
 }
 
-/* Processors clear what is above a gather's vector at the end or somewhere before a fault. */
+/* Before a fault Intel's processors may clear what is above a gather's vector, or leave it. */
 static unsigned compared_size(const struct isa_case *c, const struct isa_state *host, int reg)
 {
     return c->gathered_size && c->gathered == reg && host->vector != X86_BP ? c->gathered_size : 64;
