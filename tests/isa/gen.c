@@ -625,7 +625,7 @@ static void place_vsib(struct placing *p, const ZydisDecodedOperand *op, u64 tar
         p->ok = false;
         return;
     }
-    if (p->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+    if (p->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER && !p->g->cpuid->amd) {
         p->c->gathered = (u8)ZydisRegisterGetId(p->ops[0].reg.value);
         p->c->gathered_size = (u8)(p->ops[0].size / 8);
         if (p->insn.mnemonic == ZYDIS_MNEMONIC_VPGATHERQD || p->insn.mnemonic == ZYDIS_MNEMONIC_VGATHERQPS)
@@ -752,11 +752,20 @@ static bool is_bit_test(ZydisMnemonic m)
            m == ZYDIS_MNEMONIC_BTC;
 }
 
+/* Has @reg gone into the address of the explicit operand? */
+static bool in_address(const struct placing *p, unsigned reg)
+{
+    const ZydisDecodedOperand *op = &p->ops[0];
+    return op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+           ((op->mem.base != ZYDIS_REGISTER_NONE && gpr_number(op->mem.base) == reg) ||
+            (op->mem.index != ZYDIS_REGISTER_NONE && gpr_number(op->mem.index) == reg));
+}
+
 /* Values that make an instruction do more than fault. */
 static void place_values(struct placing *p)
 {
     if ((p->insn.mnemonic == ZYDIS_MNEMONIC_DIV || p->insn.mnemonic == ZYDIS_MNEMONIC_IDIV) &&
-        chance(p->g, 70))
+        !in_address(p, X86_RDX) && chance(p->g, 70))
         set_gpr(p, X86_RDX, below(p->g, 8));
     if (is_bit_test(p->insn.mnemonic) && p->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
         p->ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && chance(p->g, 90) &&
