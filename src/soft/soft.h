@@ -48,6 +48,9 @@ struct soft_tlb_entry {
 
 enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
 
+/* What an instruction needs of the vector and x87 state; each but the last has the one before in it. */
+enum vector_class { VECTOR_SSE, VECTOR_AVX, VECTOR_AVX512, VECTOR_X87, VECTOR_CLASSES };
+
 struct soft_cpu {
     struct x86_state *s;
     struct vcpu *vcpu;
@@ -74,6 +77,9 @@ struct soft_cpu {
     u64 scratch[2];
     u64 mode_key; /* of the jump cache */
     const _Atomic u32 *requests;
+    u8 vector_away[VECTOR_CLASSES]; /* 0: the guest's registers are in the host's; translate/vector-state.c */
+    u8 vector_level;                /* how many of them */
+    u64 x87_fdp[2];                 /* operands of the last x87 instructions */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
     jmp_buf fault;           /* rule 1 */
     struct mmu_private *mmu; /* mmu.c: contexts by PCID, large-page ranges */

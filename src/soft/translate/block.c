@@ -13,7 +13,7 @@ static H(group_end)
     DONE;
 }
 
-static struct translate_group *make_group(struct translator *x, unsigned first, unsigned count)
+struct translate_group *make_group(struct translator *x, unsigned first, unsigned count)
 {
     struct translate_cpu *t = x->t;
     struct translate_group *g = (struct translate_group *)(t->arena + t->arena_used);
@@ -29,7 +29,7 @@ static struct translate_group *make_group(struct translator *x, unsigned first, 
     return g;
 }
 
-static void call_group(struct translator *x, struct translate_group *g)
+void call_group(struct translator *x, struct translate_group *g)
 {
     emit_mov_imm64(x->e, HOST_A, (u64)(uintptr_t)g);
     emit_call_to(x->e, x->t->thunk.handlers);
@@ -39,7 +39,7 @@ void slow_jump(struct translator *x, u8 cc)
 {
     if (!x->slow) {
         x->slow = &x->slow_paths[x->slow_count++];
-        *x->slow = (struct slow_path){.index = x->index};
+        *x->slow = (struct slow_path){.index = x->index, .x87 = x->x87_last};
     }
     x->slow->jump[x->slow->jumps++] = emit_jump(x->e, cc);
 }
@@ -50,7 +50,9 @@ static void emit_slow_paths(struct translator *x)
         struct slow_path *p = &x->slow_paths[n];
         for (unsigned k = 0; k < p->jumps; k++)
             emit_set_target(p->jump[k], x->e->at);
+        vector_pointers(x, &p->x87);
         call_group(x, make_group(x, p->index, 1));
+        vector_emit_return(x, p);
         if (p->reload)
             emit_load_flags(x->e);
         emit_jump_to(x->e, CC_ALWAYS, p->back);
@@ -124,15 +126,15 @@ static void emit_check(struct translator *x, struct translation *code, u8 *jump,
     emit_jump_to(e, CC_ALWAYS, body);
     emit_set_target(stale, e->at);
     emit_set_target(wanted, e->at);
-    emit_mov_imm32(e, HOST_C, (u32)x->block_off);
-    emit_op_rr(e, false, 0x31, HOST_D, HOST_D);
-    emit_jump_to(e, CC_ALWAYS, x->t->thunk.leave_saved);
+    leave_saved(x, x->block_off);
 }
 
 static void emit_handler_run(struct translator *x, unsigned first, unsigned count)
 {
+    vector_flush(x);
     flags_save(x);
     call_group(x, make_group(x, first, count));
+    x->vector_known = 0;
     x->flags_in_host = false;
     x->flags_saved = true;
 }
@@ -141,10 +143,13 @@ static void emit_native(struct translator *x, unsigned n)
 {
     decode(x, n);
     x->slow = NULL;
+    if (x->b->insn[n].flags & INSN_BRANCH)
+        vector_flush(x);
     translate_insn(x, &x->b->insn[n]);
     if (x->slow) {
         x->slow->back = x->e->at;
         x->slow->reload = x->flags_in_host;
+        x->slow->vector_known = x->vector_known;
     }
 }
 
@@ -164,8 +169,10 @@ static void emit_body(struct translator *x, const bool *native)
         emit_handler_run(x, n, run);
         n += run;
     }
-    if (!x->ended)
+    if (!x->ended) {
+        vector_flush(x);
         way_out(x, x->block_off + x->b->len);
+    }
 }
 
 void translate_block(struct translate_cpu *t, struct block *b)
@@ -184,6 +191,7 @@ void translate_block(struct translate_cpu *t, struct block *b)
     u8 *jump = emit_entry(&x, code), *body = e->at;
     emit_body(&x, native);
     emit_slow_paths(&x);
+    vector_emit_checks(&x);
     for (unsigned n = 0; n < x.way_count; n++)
         leave(&x, x.ways[n].jump, x.ways[n].off);
     emit_check(&x, code, jump, body);

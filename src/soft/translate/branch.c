@@ -21,6 +21,13 @@ static void leave_linked(struct translator *x, u8 *patch, i32 off)
     emit_jump_to(x->e, CC_ALWAYS, x->t->thunk.leave);
 }
 
+void leave_saved(struct translator *x, i32 off)
+{
+    emit_mov_imm32(x->e, HOST_C, (u32)off);
+    emit_op_rr(x->e, false, 0x31, HOST_D, HOST_D);
+    emit_jump_to(x->e, CC_ALWAYS, x->t->thunk.leave_saved);
+}
+
 /* To another page: through the jump cache. */
 static void leave_page(struct translator *x, i32 off)
 {
@@ -36,9 +43,7 @@ static void leave_page(struct translator *x, i32 off)
     emit_load_flags(e);
     emit_bytes(e, "\xff\xe2", 2); /* jmp rdx */
     emit_set_target(miss, e->at);
-    emit_mov_imm32(e, HOST_C, (u32)off);
-    emit_op_rr(e, false, 0x31, HOST_D, HOST_D);
-    emit_jump_to(e, CC_ALWAYS, x->t->thunk.leave_saved);
+    leave_saved(x, off);
 }
 
 void leave(struct translator *x, u8 *jump, i32 off)

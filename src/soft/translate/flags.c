@@ -51,12 +51,17 @@ bool translate_kills_flags(const ZydisDecodedInstruction *z)
 
 /* --- flags (T2) --- */
 
+void emit_save_flags(struct emit *e)
+{
+    emit_bytes(e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
+    emit_rm(e, &(struct encoding){.p66 = true, .opcode = 0x89, .reg = HOST_A}, CPU(arith_flags));
+}
+
 void flags_save(struct translator *x)
 {
     if (!x->flags_in_host || x->flags_saved)
         return;
-    emit_bytes(x->e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
-    emit_rm(x->e, &(struct encoding){.p66 = true, .opcode = 0x89, .reg = HOST_A}, CPU(arith_flags));
+    emit_save_flags(x->e);
     x->flags_saved = true;
 }
 
@@ -77,4 +82,20 @@ void flags_load(struct translator *x)
         return;
     emit_load_flags(x->e);
     x->flags_in_host = true;
+}
+
+/* Flags as the instruction needs them, once the memory operand's check is done. */
+void flags_before(struct translator *x)
+{
+    const ZydisDecodedInstruction *z = &x->z;
+    if (translate_reads_flags(z) || (translate_writes_flags(z) && !translate_kills_flags(z)))
+        flags_load(x);
+}
+
+void flags_after(struct translator *x)
+{
+    if (!translate_writes_flags(&x->z))
+        return;
+    x->flags_in_host = true;
+    x->flags_saved = false;
 }

@@ -132,22 +132,6 @@ static void put_back(struct translator *x, const struct placed *p)
         emit_store(x->e, far_gpr(p->guest), p->host);
 }
 
-/* Flags as the instruction needs them, once the memory operand's check is done. */
-static void flags_before(struct translator *x)
-{
-    const ZydisDecodedInstruction *z = &x->z;
-    if (translate_reads_flags(z) || (translate_writes_flags(z) && !translate_kills_flags(z)))
-        flags_load(x);
-}
-
-static void flags_after(struct translator *x)
-{
-    if (!translate_writes_flags(&x->z))
-        return;
-    x->flags_in_host = true;
-    x->flags_saved = false;
-}
-
 static bool counts_in_cl(const struct translator *x)
 {
     for (unsigned n = 1; n < x->z.operand_count_visible; n++)
@@ -445,6 +429,8 @@ static enum kind kind_of(const struct translator *x)
 bool translate_insn_known(const struct translator *x, const struct insn *i)
 {
     const ZydisDecodedOperand *m = memory_operand(x);
+    if (is_vector(i))
+        return vector_known(x, i);
     enum kind k = kind_of(x);
     if (x->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && (x->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
         return false; /* CPUs differ, and the interpreter knows how */
@@ -465,6 +451,10 @@ bool translate_insn_known(const struct translator *x, const struct insn *i)
 
 bool translate_insn(struct translator *x, const struct insn *i)
 {
+    if (is_vector(i)) {
+        vector_emit(x, i);
+        return true;
+    }
     switch (kind_of(x)) {
     case UNKNOWN: return false;
     case GENERAL: emit_general(x, i); break;

@@ -157,6 +157,7 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     }
     t->soft.interpret->run_blocks = run_blocks;
     t->soft.requests = &vcpu->requests;
+    vector_init(&t->soft);
     reset(t);
     return 0;
 }

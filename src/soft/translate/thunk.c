@@ -86,6 +86,7 @@ static void emit_leave(struct translate_cpu *t)
     t->thunk.leave = e->at;
     save_flags(e);
     t->thunk.leave_saved = e->at;
+    emit_vector_save(t);
     emit_op_rr(e, true, 0x63, HOST_A, HOST_C); /* movsxd rax, ecx */
     emit_op_rm(e, true, 0x03, HOST_A, CPU(page_rip));
     emit_load(e, HOST_C, CPU(s));
@@ -99,6 +100,7 @@ static void emit_handlers(struct translate_cpu *t)
 {
     struct emit *e = &t->emit;
     t->thunk.handlers = e->at;
+    emit_vector_save(t);
     emit_op_ri(e, true, 5, HOST_SP, 8);
     emit_store(e, at(HOST_SP, 0), HOST_A);
     emit_load(e, HOST_D, CPU(s));
@@ -167,6 +169,7 @@ static void emit_lookup(struct translate_cpu *t)
 void translate_emit_thunks(struct translate_cpu *t)
 {
     t->emit.at = t->code;
+    vector_emit_thunks(t);
     emit_enter(t);
     emit_leave(t);
     emit_handlers(t);

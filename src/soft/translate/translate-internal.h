@@ -80,9 +80,11 @@ struct translate_cpu {
     struct {
         u32 (*enter)(struct soft_cpu *c, void *code); /* returns the exit's number */
         u8 *handlers;                                 /* A: group. Returns to translated code or leaves it */
-        u8 *leave;       /* C: rip relative to the page, D: exit number, flags in the host's */
-        u8 *leave_saved; /* the same with flags in arith_flags */
-        u8 *lookup;      /* A: guest address; D: its code or 0; flags and C lost */
+        u8 *leave;                  /* C: rip relative to the page, D: exit number, flags in the host's */
+        u8 *leave_saved;            /* the same with flags in arith_flags */
+        u8 *lookup;                 /* A: guest address; D: its code or 0; flags and C lost */
+        u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
+        u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
     } thunk;
 };
 
@@ -90,7 +92,7 @@ struct translate_cpu {
 
 /* Room that a block needs at most. */
 #define TRANSLATE_BLOCK_CODE 24576u
-#define TRANSLATE_BLOCK_ARENA 8192u
+#define TRANSLATE_BLOCK_ARENA 16384u
 #define TRANSLATE_BLOCK_EXITS (BLOCK_MAX_INSNS + 4u)
 
 int translate_code_init(struct translate_cpu *t, struct error *err);
@@ -104,6 +106,23 @@ void translate_block(struct translate_cpu *t, struct block *b);
 
 #define SLOW_JUMPS 4u
 
+/* The instructions between which the address of the last x87 instruction is not yet in x86_state. */
+struct x87_last {
+    i32 off; /* relative to the page */
+    u16 fop;
+    bool fop_known, fdp_known;
+    u8 slot; /* of soft_cpu.x87_fdp */
+};
+
+/* Where a block needs vector or x87 registers for the first time. */
+struct vector_check {
+    u8 *jump, *back;
+    unsigned index; /* of the instruction */
+    enum vector_class class;
+    bool save, reload; /* flags that live in the host's registers there */
+    struct x87_last x87;
+};
+
 /* A way round for an instruction that missed the TLB: its handler does all of it (T4). */
 struct slow_path {
     u8 *jump[SLOW_JUMPS]; /* displacements of the jumps to it */
@@ -111,6 +130,8 @@ struct slow_path {
     unsigned index;       /* of the instruction */
     u8 jumps;
     bool reload; /* flags are in the host's register where it goes on */
+    u8 vector_known;
+    struct x87_last x87;
 };
 
 /* A way out of the block that is not inline. */
@@ -134,6 +155,10 @@ struct translator {
     unsigned slow_count;
     struct way_out ways[BLOCK_MAX_INSNS + 4];
     unsigned way_count;
+    u8 vector_known; /* bit enum vector_class: known to be in host registers (T11) */
+    struct x87_last x87_last;
+    struct vector_check checks[BLOCK_MAX_INSNS];
+    unsigned check_count;
     ZydisDecodedInstruction z;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 };
@@ -153,8 +178,17 @@ void flags_save(struct translator *x); /* before code that destroys them, where 
 void flags_destroyed(struct translator *x);
 void flags_load(struct translator *x); /* before code that needs them in the host's; A is lost */
 void emit_load_flags(struct emit *e);  /* from arith_flags; A is lost */
+void emit_save_flags(struct emit *e);  /* to there; A is lost */
+
+/* Flags as an instruction needs them, once the check of its memory operand is done; and after it. */
+void flags_before(struct translator *x);
+void flags_after(struct translator *x);
 
 /* --- block.c --- */
+
+/* The handlers of some of the block's instructions, and the call of them. */
+struct translate_group *make_group(struct translator *x, unsigned first, unsigned count);
+void call_group(struct translator *x, struct translate_group *g);
 
 void slow_jump(struct translator *x, u8 cc); /* conditional jump to the slow path */
 
@@ -187,6 +221,8 @@ void way_out_jump(struct translator *x, u8 cc, i32 off); /* to @off relative to 
 void way_out(struct translator *x, i32 off);             /* the block ends here */
 void leave(struct translator *x, u8 *jump, i32 off);     /* what @jump of a way out goes to */
 
+void leave_saved(struct translator *x, i32 off); /* to the run loop at @off, flags saved */
+
 bool near_known(const struct translator *x); /* is it a near branch that is done natively? */
 bool is_condition(ZydisMnemonic m, u8 *cc);
 void emit_push(struct translator *x);
@@ -196,5 +232,22 @@ void emit_jmp(struct translator *x, const struct insn *i);
 void emit_call(struct translator *x, const struct insn *i);
 void emit_ret(struct translator *x);
 void emit_jcc(struct translator *x, const struct insn *i);
+
+/* --- vector.c, vector-state.c (T11, T12) --- */
+
+void vector_init(struct soft_cpu *c);
+void vector_emit_thunks(struct translate_cpu *t);
+void emit_vector_save(struct translate_cpu *t); /* if they are in host registers; flags are lost */
+void emit_vector_present(struct emit *e, enum vector_class class); /* ZF: they are */
+
+bool is_vector(const struct insn *i);
+bool vector_known(const struct translator *x, const struct insn *i);
+void vector_emit(struct translator *x, const struct insn *i);
+void vector_emit_load(struct translator *x, enum vector_class class); /* ZF: it worked; A and D are lost */
+/* Before the block ends or handlers go on: what is known of the last x87 instruction; A and C are lost. */
+void vector_flush(struct translator *x);
+void vector_pointers(struct translator *x, const struct x87_last *last);
+void vector_emit_checks(struct translator *x); /* what is not inline */
+void vector_emit_return(struct translator *x, const struct slow_path *p);
 
 #endif
