@@ -283,7 +283,12 @@ static NOINLINE struct block *get_slow(struct soft_cpu *c, u64 la, u64 gpa, u32 
         return b;
     }
     c->vcpu->counters.blocks_invalidated++;
-    return make(c, la, gpa, (u64)off, mode);
+    u32 epoch = c->interpret->epoch;
+    struct translation *old = b->code ? b->code : b->old_code;
+    b = make(c, la, gpa, (u64)off, mode);
+    if (epoch == c->interpret->epoch)
+        b->old_code = old;
+    return b;
 }
 
 struct block *block_get(struct soft_cpu *c, u32 single)

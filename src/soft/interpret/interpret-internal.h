@@ -90,6 +90,7 @@ struct block {
     u16 count;                             /* instructions, without the closing pseudo instruction */
     u32 heat;                              /* translate/: how often it was run without ... */
     struct translation *code;              /* ... this, or NULL */
+    struct translation *old_code;          /* of the block here before, whose bytes were others; or NULL */
     const u8 *bytes;                       /* copy of the code */
     struct insn insn[];
 };

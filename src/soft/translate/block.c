@@ -188,6 +188,7 @@ void translate_block(struct translate_cpu *t, struct block *b)
     find_live_flags(&x, native);
     struct translation *code = (struct translation *)(t->arena + t->arena_used);
     t->arena_used += ALIGN_UP(sizeof *code, 64);
+    *code = (struct translation){0};
     u8 *jump = emit_entry(&x, code), *body = e->at;
     emit_body(&x, native);
     emit_slow_paths(&x);

@@ -37,6 +37,25 @@ static void set_generation(struct translation *code, u32 gen)
     code->gen = gen;
 }
 
+static void link_to(struct translate_cpu *t, u32 number, struct translation *code)
+{
+    struct translate_exit *x = &t->exits[number];
+    emit_set_target(x->patch, (u8 *)code->entry - t->emit.to_exec);
+    x->next = code->links;
+    code->links = number;
+}
+
+/* T6: what leads to @from, whose bytes are gone, leads to @to. */
+static void move_links(struct translate_cpu *t, struct translation *from, struct translation *to)
+{
+    u32 next;
+    for (u32 n = from->links; n; n = next) {
+        next = t->exits[n].next;
+        link_to(t, n, to);
+    }
+    from->links = 0;
+}
+
 /* The block at rip; all blocks and code are dropped before when there is no room for more code. */
 static struct block *next_block(struct translate_cpu *t)
 {
@@ -46,8 +65,13 @@ static struct block *next_block(struct translate_cpu *t)
     struct block *b = block_get(c, 0);
     if (t->epoch != c->interpret->epoch)
         reset(t);
-    if (!b->code && translatable(t, b) && ++b->heat >= t->options.threshold)
+    if (!b->code && translatable(t, b) && ++b->heat >= t->options.threshold) {
         translate_block(t, b);
+        if (b->code && b->old_code) {
+            move_links(t, b->old_code, b->code);
+            b->old_code = NULL;
+        }
+    }
     return b;
 }
 
@@ -56,7 +80,7 @@ static void link_exit(struct translate_cpu *t, u32 number, const struct block *b
 {
     const struct translate_exit *x = &t->exits[number];
     if (number && x->gpa == b->gpa && x->mode == b->mode)
-        emit_set_target(x->patch, (u8 *)b->code->entry - t->emit.to_exec);
+        link_to(t, number, b->code);
 }
 
 static u32 run_translated(struct translate_cpu *t, struct block *b)

@@ -43,6 +43,7 @@ struct translation {
     u8 *gen_in_entry; /* writable view: where the page's generation stands in the code, negated ... */
     u8 *gen_in_check; /* ... and as it is */
     u32 gen;          /* what it is there */
+    u32 links;        /* the first exit that is patched to here; 0 is none */
 };
 
 /* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
@@ -50,6 +51,7 @@ struct translate_exit {
     u8 *patch; /* writable view: the 32-bit displacement */
     u64 gpa;   /* where it leads */
     u32 mode;
+    u32 next; /* of those that lead to the same translation */
 };
 
 /* Instructions that the interpreter's handlers execute; ends with a pseudo instruction (T4). */
