@@ -325,10 +325,10 @@ static void deselect(struct x86_fpu *f, const struct native_vsib *v, unsigned i)
         memset(f->vec[v->mask_reg] + i * v->data_size, 0, v->data_size);
 }
 
-/* The destination of a gather has no more than its elements; @least bytes are kept. */
-static void zero_above(const struct native_vsib *v, u8 *data, size_t least)
+/* The destination of a gather has no more than its elements of @size bytes. */
+static void zero_above(const struct native_vsib *v, u8 *data, size_t size)
 {
-    size_t used = MAX((size_t)v->count * v->data_size, least);
+    size_t used = v->count * size;
 
     memset(data + used, 0, 64 - used);
 }
@@ -352,7 +352,8 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
             } else {
                 soft_read_bytes(c, at, element, v->data_size);
                 if (v->evex)
-                    zero_above(v, data, 16); /* as AMD's do, and only then, when a later one faults */
+                    zero_above(v, data,
+                               MAX(v->data_size, v->index_size)); /* if a later one faults: as AMD's */
             }
         }
         deselect(f, v, i);
@@ -362,5 +363,5 @@ void native_run_vsib(struct soft_cpu *c, const struct native_stub *stub, u64 la)
     else
         memset(f->vec[v->mask_reg], 0, 64);
     if (!v->scatter)
-        zero_above(v, data, 0);
+        zero_above(v, data, v->data_size);
 }
