@@ -84,6 +84,7 @@ static const struct field x86_fields[] = {
     FIELD(struct x86_state, int_shadow),
     FIELD(struct x86_state, nmi_blocked),
     FIELD(struct x86_state, nmi_pending),
+    FIELD(struct x86_state, pending_db),
     FIELD(struct x86_state, exception_pending),
     FIELD(struct x86_state, exception_vector),
     FIELD(struct x86_state, exception_has_error),
@@ -98,6 +99,7 @@ static const struct field x86_fields[] = {
      X86_VIF | X86_VIP | X86_ID)
 #define XCR0_KNOWN (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512 | X86_XCR0_PKRU)
 #define MXCSR_KNOWN 0xffffu
+#define PENDING_DB_KNOWN (0xfu | X86_DR6_BS | X86_DR6_BT)
 
 /* What no sequence of guest instructions can bring about, and the engines take for granted. */
 static bool modes_consistent(const struct x86_state *s)
@@ -141,7 +143,8 @@ static int x86_post_load(void *object, unsigned version, struct error *err)
         wrong = "debug registers";
     else if (!pat_valid(s->pat))
         wrong = "PAT";
-    else if (s->mp_state > VCPU_MP_WAIT_SIPI || s->int_shadow > 2 || s->exception_vector > 31)
+    else if (s->mp_state > VCPU_MP_WAIT_SIPI || s->int_shadow > 2 || s->exception_vector > 31 ||
+             s->pending_db & ~PENDING_DB_KNOWN)
         wrong = "event state";
     return wrong ? error_set(err, EINVAL, "the saved CPU state has impossible %s", wrong) : 0;
 }

@@ -106,12 +106,23 @@ void kvm_sregs_to_state(const struct kvm_sregs *r, struct x86_state *s)
     s->efer = r->efer;
 }
 
+/*
+ * The kernel has no debug traps that are due; they become a #DB in delivery with DR6 and DR7 as it leaves
+ * them (SDM vol. 3, 18.2.3 and 18.2.4). RIP is behind the instruction already.
+ */
+static bool debug_trap_due(const struct x86_state *s)
+{
+    return s->pending_db && !s->exception_pending;
+}
+
 void kvm_debugregs_from_state(struct kvm_debugregs *r, const struct x86_state *s)
 {
+    bool trap = debug_trap_due(s);
+
     for (unsigned i = 0; i < 4; i++)
         r->db[i] = s->dr[i];
-    r->dr6 = s->dr6;
-    r->dr7 = s->dr7;
+    r->dr6 = trap ? (s->dr6 & ~0xfull) | s->pending_db : s->dr6;
+    r->dr7 = trap ? s->dr7 & ~X86_DR7_GD : s->dr7;
 }
 
 void kvm_debugregs_to_state(const struct kvm_debugregs *r, struct x86_state *s)
@@ -129,9 +140,9 @@ enum { SHADOW_STI = 1, SHADOW_MOV_SS = 2 }; /* of x86_state.int_shadow */
 void kvm_events_from_state(struct kvm_vcpu_events *e, const struct x86_state *s)
 {
     *e = (struct kvm_vcpu_events){.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW};
-    e->exception.injected = s->exception_pending;
-    e->exception.nr = s->exception_vector;
-    e->exception.has_error_code = s->exception_has_error;
+    e->exception.injected = s->exception_pending || debug_trap_due(s);
+    e->exception.nr = debug_trap_due(s) ? X86_DB : s->exception_vector;
+    e->exception.has_error_code = s->exception_pending && s->exception_has_error;
     e->exception.error_code = s->exception_error;
     e->interrupt.injected = s->interrupt_pending;
     e->interrupt.nr = s->interrupt_vector;
@@ -156,6 +167,7 @@ void kvm_events_to_state(const struct kvm_vcpu_events *e, struct x86_state *s)
     s->exception_error = s->exception_has_error ? e->exception.error_code : 0;
     s->interrupt_pending = e->interrupt.injected && !e->interrupt.soft;
     s->interrupt_vector = s->interrupt_pending ? e->interrupt.nr : 0;
+    s->pending_db = 0;
     s->int_shadow = 0;
     if (e->interrupt.shadow)
         s->int_shadow = e->interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ? SHADOW_MOV_SS : SHADOW_STI;

@@ -45,11 +45,11 @@ void soft_check_code_breakpoint(struct soft_cpu *c, u64 la)
 
 void soft_note_data_access(struct soft_cpu *c, u64 la, unsigned size, bool write)
 {
-    const struct x86_state *s = c->s;
+    struct x86_state *s = c->s;
     for (unsigned i = 0; i < 4; i++) {
         unsigned kind = kind_of(s, i);
         if (enabled(s, i) && (kind == BP_RW || (kind == BP_WRITE && write)) && touches(s, i, la, size)) {
-            c->pending_db |= 1u << i;
+            s->pending_db |= 1u << i;
             c->stop_block = true;
         }
     }
@@ -57,12 +57,12 @@ void soft_note_data_access(struct soft_cpu *c, u64 la, unsigned size, bool write
 
 void soft_note_io_access(struct soft_cpu *c, u16 port, unsigned size)
 {
-    const struct x86_state *s = c->s;
+    struct x86_state *s = c->s;
     if (!(s->cr4 & X86_CR4_DE))
         return;
     for (unsigned i = 0; i < 4; i++) {
         if (enabled(s, i) && kind_of(s, i) == BP_IO && touches(s, i, port, size)) {
-            c->pending_db |= 1u << i;
+            s->pending_db |= 1u << i;
             c->stop_block = true;
         }
     }

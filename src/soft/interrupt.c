@@ -329,10 +329,10 @@ static void deliver_event(struct soft_cpu *c, u8 vector)
 static bool take_debug_trap(struct soft_cpu *c)
 {
     struct x86_state *s = c->s;
-    if (likely(!c->pending_db))
+    if (likely(!s->pending_db))
         return false;
-    s->dr6 = (s->dr6 & ~0xfull) | c->pending_db;
-    c->pending_db = 0;
+    s->dr6 = (s->dr6 & ~0xfull) | s->pending_db;
+    s->pending_db = 0;
     s->dr7 &= ~X86_DR7_GD;
     s->mp_state = VCPU_MP_RUNNABLE;
     c->vcpu->counters.exceptions++;

@@ -7,7 +7,6 @@ int soft_cpu_init(struct soft_cpu *c, struct vcpu *vcpu, struct error *err)
 {
     c->vcpu = vcpu;
     c->s = &vcpu->state;
-    c->pending_db = 0;
     c->ext = 0;
     c->no_step = false;
     c->insn_rip = c->s->rip;
@@ -83,7 +82,7 @@ static NORETURN void raise(struct soft_cpu *c, enum x86_vector v, bool has_error
     s->exception_error = error;
     s->rip = c->insn_rip;
     /* Traps that the instruction had noted so far will come again when it is run again. */
-    c->pending_db = 0;
+    s->pending_db = 0;
     c->no_step = false;
     longjmp(c->fault, 1);
 }

@@ -62,7 +62,6 @@ struct soft_cpu {
     u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
     bool stop_block; /* leave the current block after this instruction (mode change, code written) */
     u32 mode;        /* enum soft_mode_bits: what decoding and block lookup depend on */
-    u32 pending_db;  /* DR6 bits of debug traps to take at the next boundary; see soft_poll_events() */
     u8 ext;          /* 1 while delivering an event from outside the program: EXT of error codes */
     bool no_step;    /* the current instruction is not followed by a single-step trap (INT n) */
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
@@ -289,7 +288,7 @@ void soft_deliver_interrupt(struct soft_cpu *c);
  * interrupts, with the shadow rules. True when something was delivered (or an exception during
  * delivery was recorded in s->exception_pending); clears HALTED when it was.
  *
- * To be called when vcpu->requests, c->pending_db or s->nmi_pending is not zero, and once after
+ * To be called when vcpu->requests, s->pending_db or s->nmi_pending is not zero, and once after
  * anything that may open a window (STI, POPF, IRET, MOV CR8: they set stop_block). While
  * s->int_shadow is set nothing is delivered: the run loop executes exactly one instruction and
  * then calls soft_shadow_done().
@@ -307,7 +306,7 @@ static inline void soft_shadow_done(struct soft_cpu *c, u8 shadow)
 static inline void soft_step_done(struct soft_cpu *c)
 {
     if (!c->no_step)
-        c->pending_db |= X86_DR6_BS;
+        c->s->pending_db |= X86_DR6_BS;
     c->no_step = false;
 }
 

@@ -461,7 +461,7 @@ void soft_sysret(struct soft_cpu *c, unsigned opsize)
     else
         s->rflags |= X86_IF;
     if (s->rflags & X86_TF) /* SYSRET traps at once, not after the next instruction */
-        c->pending_db |= X86_DR6_BS;
+        s->pending_db |= X86_DR6_BS;
     set_flat(c, to64 ? cs + 16 : cs, to64 ? FLAT_CODE64 : FLAT_CODE32, cs + 8, 3);
 }
 

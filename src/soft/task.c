@@ -250,7 +250,7 @@ void soft_task_switch(struct soft_cpu *c, u16 tss_selector, enum soft_task_reaso
 
     load_segments(c, &t);
     if (t.trap)
-        c->pending_db |= X86_DR6_BT;
+        s->pending_db |= X86_DR6_BT;
     if (has_error)
         soft_push(c, error, t.layout->size);
     if (t.ip > s->seg[X86_CS].limit)

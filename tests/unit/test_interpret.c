@@ -292,6 +292,20 @@ static void other_faults_of_operands_on_the_stack_stay_gp(void **state)
     assert_int_equal(machine_vector(machine_run_program(m, p_bad_selector)), X86_GP);
 }
 
+/* Another engine, or a file, brought it. */
+static void a_debug_trap_that_is_due_comes_before_the_next_instruction(void **state)
+{
+    struct machine *m = *state;
+    machine_mode64(m);
+    machine_load(m, CODE_AT, p_arith, p_arith_end);
+    m->s->pending_db = X86_DR6_BS;
+    FIXTURE_ENGINE.state_changed(m->vcpu);
+    assert_int_equal(machine_vector(machine_run(m)), X86_DB);
+    assert_int_equal(get_le64(guest(m, GPR(m, RSP))), CODE_AT);
+    assert_int_equal(m->s->dr6 & 0xf00f, X86_DR6_BS);
+    assert_int_equal(m->s->pending_db, 0);
+}
+
 /* --- locked --- */
 
 PROGRAM(
@@ -821,6 +835,7 @@ int main(void)
         T(accesses_across_pages),
         T(a_write_into_a_missing_second_page_changes_nothing),
         T(non_canonical_addresses),
+        T(a_debug_trap_that_is_due_comes_before_the_next_instruction),
         T(operands_on_a_non_canonical_stack_are_ss),
         T(other_faults_of_operands_on_the_stack_stay_gp),
         T(locked_operations),

@@ -472,10 +472,10 @@ static void int_n_is_not_followed_by_a_step_trap(void **state)
     fx_gate(f, 0x40, FX_CODE64, HANDLER, GATE_INT, 0, 0);
     assert_int_equal(fx_interrupt(f, 0x40, SOFT_INT_SOFTWARE), FX_NO_FAULT);
     soft_step_done(f->c);
-    assert_int_equal(f->c->pending_db, 0);
+    assert_int_equal(f->s->pending_db, 0);
     assert_int_equal(fx_interrupt(f, 0x40, SOFT_INT_SOFTWARE), FX_NO_FAULT); /* not stepped */
     soft_step_done(f->c);
-    assert_int_equal(f->c->pending_db, X86_DR6_BS);
+    assert_int_equal(f->s->pending_db, X86_DR6_BS);
 }
 
 static void check_code(struct soft_cpu *c, void *arg)

@@ -199,6 +199,32 @@ static void pending_events_survive(void **ctx)
     }
 }
 
+static void a_debug_trap_that_is_due_becomes_one_in_delivery(void **ctx)
+{
+    struct x86_state *a = state_new(), *b = state_new();
+    struct kvm_vcpu_events e;
+    struct kvm_debugregs regs = {0};
+    a->pending_db = X86_DR6_BS | 2;
+    a->exception_has_error = 1; /* of an exception long delivered */
+    a->dr6 = X86_DR6_FIXED | 1;
+    a->dr7 = X86_DR7_FIXED | X86_DR7_GD;
+    kvm_debugregs_from_state(&regs, a);
+    kvm_events_from_state(&e, a);
+    assert_int_equal(e.exception.injected, 1);
+    assert_int_equal(e.exception.nr, X86_DB);
+    assert_int_equal(e.exception.has_error_code, 0);
+    assert_int_equal(regs.dr6, X86_DR6_FIXED | X86_DR6_BS | 2);
+    assert_int_equal(regs.dr7, X86_DR7_FIXED);
+    b->pending_db = 1;
+    kvm_debugregs_to_state(&regs, b);
+    kvm_events_to_state(&e, b);
+    assert_int_equal(b->pending_db, 0);
+    assert_int_equal(b->exception_pending, 1);
+    assert_int_equal(b->exception_vector, X86_DB);
+    free(a);
+    free(b);
+}
+
 static void a_software_interrupt_in_delivery_is_executed_again(void **ctx)
 {
     struct x86_state *s = state_new();
@@ -230,6 +256,7 @@ int main(void)
         cmocka_unit_test(an_absent_component_is_in_its_initial_state),
         cmocka_unit_test(components_that_the_host_lacks_keep_their_values),
         cmocka_unit_test(pending_events_survive),
+        cmocka_unit_test(a_debug_trap_that_is_due_becomes_one_in_delivery),
         cmocka_unit_test(a_software_interrupt_in_delivery_is_executed_again),
         cmocka_unit_test(an_nmi_in_delivery_has_not_blocked_others_yet),
     };

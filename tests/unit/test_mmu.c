@@ -607,11 +607,11 @@ static void data_breakpoints_become_traps(void **state)
     f->s->dr7 = X86_DR7_FIXED | BIT(2) | 0xdull << 20; /* L1, write, 4 bytes */
     soft_mode_changed(f->c);
     assert_int_equal(fx_read(f, FX_FREE + 8, 8, NULL), FX_NO_FAULT);
-    assert_int_equal(f->c->pending_db, 0);
+    assert_int_equal(f->s->pending_db, 0);
     assert_int_equal(fx_write(f, FX_FREE + 12, 0, 4), FX_NO_FAULT);
-    assert_int_equal(f->c->pending_db, 0);
+    assert_int_equal(f->s->pending_db, 0);
     assert_int_equal(fx_write(f, FX_FREE + 11, 0, 1), FX_NO_FAULT);
-    assert_int_equal(f->c->pending_db, 2);
+    assert_int_equal(f->s->pending_db, 2);
 }
 
 int main(void)

@@ -753,7 +753,7 @@ static void task_switch_with_t_bit_traps(void **state)
     make_second_task(f, X86_FLAG1);
     fx_poke(f, TSS2 + 0x64, 1, 4);
     assert_int_equal(jmp(f, SEL_A, 0), FX_NO_FAULT);
-    assert_int_equal(f->c->pending_db, X86_DR6_BT);
+    assert_int_equal(f->s->pending_db, X86_DR6_BT);
 }
 
 int main(void)

@@ -371,10 +371,10 @@ static void single_steps_around_system_calls(void **state)
     f->s->rflags |= X86_TF;
     assert_int_equal(try(f, do_syscall, 0, 0, 0), FX_NO_FAULT);
     soft_step_done(f->c);
-    assert_int_equal(f->c->pending_db, 0); /* SFMASK took TF away */
+    assert_int_equal(f->s->pending_db, 0); /* SFMASK took TF away */
     assert_int_equal(try(f, do_sysret, 0, 0, 8), FX_NO_FAULT);
     assert_true(f->s->rflags & X86_TF);
-    assert_int_equal(f->c->pending_db, X86_DR6_BS);
+    assert_int_equal(f->s->pending_db, X86_DR6_BS);
 }
 
 static void sysret_to_compatibility_mode(void **state)
@@ -614,12 +614,12 @@ static void io_breakpoints_trap(void **state)
     f->s->dr[3] = 0x80;
     f->s->dr7 = X86_DR7_FIXED | BIT(6) | 2ull << 28; /* L3, I/O, 1 byte */
     assert_int_equal(try(f, do_check_io, 0x80, 0, 1), FX_NO_FAULT);
-    assert_int_equal(f->c->pending_db, 0);
+    assert_int_equal(f->s->pending_db, 0);
     f->s->cr4 |= X86_CR4_DE;
     assert_int_equal(try(f, do_check_io, 0x81, 0, 1), FX_NO_FAULT);
-    assert_int_equal(f->c->pending_db, 0);
+    assert_int_equal(f->s->pending_db, 0);
     assert_int_equal(try(f, do_check_io, 0x7f, 0, 2), FX_NO_FAULT);
-    assert_int_equal(f->c->pending_db, 8);
+    assert_int_equal(f->s->pending_db, 8);
 }
 
 static int setup(void **state)

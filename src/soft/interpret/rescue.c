@@ -39,18 +39,12 @@ static void detach(void *rescue)
     free(c);
 }
 
-/* A debug trap that is due after the last instruction has no place in x86_state: it is taken here. */
 static enum vcpu_exit step(void *rescue, unsigned count)
 {
     struct soft_cpu *c = rescue;
-    enum vcpu_exit why;
     soft_tlb_flush_all(c, true);
     soft_mode_changed(c);
-    do {
-        why = interpret_step(c, count);
-        count = 1;
-    } while (why == VCPU_EXIT_REQUEST && c->pending_db);
-    return why;
+    return interpret_step(c, count);
 }
 
 const struct rescue_ops interpret_rescue = {.attach = attach, .detach = detach, .step = step};

@@ -108,7 +108,7 @@ static void settle_fault(struct soft_cpu *c)
 static bool serve_events(struct soft_cpu *c)
 {
     u32 requests = vcpu_requests(c->vcpu);
-    if (likely(!requests && !c->pending_db && !c->s->nmi_pending))
+    if (likely(!requests && !c->s->pending_db && !c->s->nmi_pending))
         return false;
     return soft_poll_events(c);
 }
@@ -125,13 +125,10 @@ static bool one_by_one(const struct soft_cpu *c)
     return c->s->int_shadow || (c->s->rflags & X86_TF) || soft_breakpoints_armed(c) || trace_on(exec);
 }
 
-/*
- * Stepping ends when it is done; only within a long repeat it heeds a request. A debug trap that is due has
- * no place in x86_state, so it is taken before anybody else gets the state.
- */
+/* Stepping ends when it is done; only within a long repeat it heeds a request. */
 static bool must_leave(const struct soft_cpu *c, const unsigned *steps)
 {
-    bool asked = (vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE) && !c->pending_db;
+    bool asked = vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE;
     return steps ? !*steps || (c->interpret->repeating && asked) : asked;
 }
 
@@ -270,7 +267,6 @@ void interpret_engine_sync(struct vcpu *vcpu) {}
 void interpret_engine_state_changed(struct vcpu *vcpu)
 {
     struct soft_cpu *c = vcpu->engine_data;
-    c->pending_db = 0;
     soft_tlb_flush_all(c, true);
     soft_mode_changed(c);
 }
