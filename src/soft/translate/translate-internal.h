@@ -242,6 +242,10 @@ void vector_emit_thunks(struct translate_cpu *t);
 void emit_vector_save(struct translate_cpu *t); /* if they are in host registers; flags are lost */
 void emit_vector_present(struct emit *e, enum vector_class class); /* ZF: they are */
 
+/* vector-control.c: how a control instruction is done; NULL when it is none, or a handler's. */
+typedef void (*vector_control_fn)(struct translator *x, const struct insn *i);
+vector_control_fn vector_control(const struct translator *x);
+
 bool is_vector(const struct insn *i);
 bool vector_known(const struct translator *x, const struct insn *i);
 void vector_emit(struct translator *x, const struct insn *i);

@@ -84,14 +84,16 @@ bool vector_known(const struct translator *x, const struct insn *i)
 {
     const struct native_stub *stub = i->stub;
     const ZydisDecodedOperand *m = memory_operand(x);
+    if (m && m->mem.base == ZYDIS_REGISTER_RIP && rip_disp(x, i, m) != (i32)rip_disp(x, i, m))
+        return false;
+    if (vector_control(x))
+        return x->z.address_width == 64;
     if (!stub->code || !operands_known(x) || (m ? m->size / 8 : 0) != stub->mem_size)
         return false;
     if (x->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
         x->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX && x->z.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
         return false;
-    if (!(x->z.attributes & ZYDIS_ATTRIB_HAS_MODRM))
-        return false;
-    return !m || m->mem.base != ZYDIS_REGISTER_RIP || rip_disp(x, i, m) == (i32)rip_disp(x, i, m);
+    return x->z.attributes & ZYDIS_ATTRIB_HAS_MODRM;
 }
 
 /* --- are the registers here? --- */
@@ -369,7 +371,12 @@ void vector_emit(struct translator *x, const struct insn *i)
     struct fields f = {KEEP, KEEP, m};
     reg = reg && is_gpr(reg) ? reg : NULL;
     rm = rm && is_gpr(rm) ? rm : NULL;
+    vector_control_fn control = vector_control(x);
     require(x, class_of(i->stub));
+    if (control) {
+        control(x, i);
+        return;
+    }
     if (m)
         vector_pointer(x, i, m);
     flags_before(x);
