@@ -211,6 +211,13 @@ static bool is_allowed(const ZydisDecodedInstruction *insn)
     return is_vector_extension(insn->meta.isa_ext) || is_plain_gpr(insn);
 }
 
+/* From memory to a general register, too. */
+static bool is_sse_conversion(const ZydisDecodedInstruction *insn)
+{
+    return insn->meta.category == ZYDIS_CATEGORY_CONVERT &&
+           (insn->meta.isa_ext == ZYDIS_ISA_EXT_SSE || insn->meta.isa_ext == ZYDIS_ISA_EXT_SSE2);
+}
+
 static enum native_unit unit_of(const ZydisDecodedInstruction *insn, const struct native_regs *r)
 {
     if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || insn->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX)
@@ -221,7 +228,7 @@ static enum native_unit unit_of(const ZydisDecodedInstruction *insn, const struc
         return NATIVE_UNIT_X87_WAIT;
     if (native_is_x87(insn))
         return NATIVE_UNIT_X87;
-    if (r->vec || insn->meta.isa_set == ZYDIS_ISA_SET_SSEMXCSR)
+    if (r->vec || insn->meta.isa_set == ZYDIS_ISA_SET_SSEMXCSR || is_sse_conversion(insn))
         return NATIVE_UNIT_SSE;
     return r->mm || insn->mnemonic == ZYDIS_MNEMONIC_EMMS ? NATIVE_UNIT_MMX : NATIVE_UNIT_GPR;
 }

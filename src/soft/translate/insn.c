@@ -437,7 +437,7 @@ bool translate_insn_known(const struct translator *x, const struct insn *i)
     if (m && m->mem.base == ZYDIS_REGISTER_RIP && rip_disp(x, i, m) != (i32)rip_disp(x, i, m))
         return false;
     switch (k) {
-    case UNKNOWN: return false;
+    case UNKNOWN: return vector_known(x, i);
     case GENERAL:
     case CMPXCHG: return general_known(x, i);
     case LEA:
@@ -451,12 +451,8 @@ bool translate_insn_known(const struct translator *x, const struct insn *i)
 
 bool translate_insn(struct translator *x, const struct insn *i)
 {
-    if (is_vector(i)) {
-        vector_emit(x, i);
-        return true;
-    }
-    switch (kind_of(x)) {
-    case UNKNOWN: return false;
+    switch (is_vector(i) ? UNKNOWN : kind_of(x)) {
+    case UNKNOWN: vector_emit(x, i); break;
     case GENERAL: emit_general(x, i); break;
     case NOTHING: break;
     case LEA: emit_lea_insn(x, i); break;

@@ -11,10 +11,16 @@
 
 /* --- what is done here --- */
 
-bool is_vector(const struct insn *i)
+/* Is its handler one that executes it on the host? */
+static bool is_native(const struct insn *i)
 {
     handler *h = i->op ? i->op : i->fn;
-    return (h == insn_native || h == insn_native_no_flags) && i->stub->unit >= NATIVE_UNIT_X87;
+    return h == insn_native || h == insn_native_no_flags;
+}
+
+bool is_vector(const struct insn *i)
+{
+    return is_native(i) && i->stub->unit >= NATIVE_UNIT_X87;
 }
 
 static enum vector_class class_of(const struct native_stub *stub)
@@ -23,6 +29,8 @@ static enum vector_class class_of(const struct native_stub *stub)
     case NATIVE_UNIT_SSE: return VECTOR_SSE;
     case NATIVE_UNIT_AVX: return VECTOR_AVX;
     case NATIVE_UNIT_AVX512: return VECTOR_AVX512;
+    case NATIVE_UNIT_GPR:
+    case NATIVE_UNIT_VEX_GPR: return VECTOR_CLASSES;
     default: return VECTOR_X87;
     }
 }
@@ -56,6 +64,13 @@ static bool implied_known(const ZydisDecodedOperand *op)
     return r == X86_RAX || r == X86_RDX || (r == X86_RCX && !is_read(op));
 }
 
+static bool gpr_known(const ZydisDecodedOperand *op)
+{
+    if (is_implied(op))
+        return implied_known(op);
+    return is_written(op) ? op->size >= 32 : op->size > 8 || (decode_reg(op->reg.value) & 7) == 0;
+}
+
 static bool operands_known(const struct translator *x)
 {
     bool mmx = false, xmm = false;
@@ -70,18 +85,17 @@ static bool operands_known(const struct translator *x)
         ZydisRegisterClass class = ZydisRegisterGetClass(op->reg.value);
         mmx |= class == ZYDIS_REGCLASS_MMX;
         xmm |= class == ZYDIS_REGCLASS_XMM;
-        if (!is_gpr(op))
-            continue;
-        if (is_implied(op) ? !implied_known(op) : is_written(op) && op->size < 32)
-            return false;
-        if (op->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+        if (is_gpr(op) && !gpr_known(op))
             return false;
     }
     return !mmx || (!xmm && x->z.meta.category != ZYDIS_CATEGORY_CONVERT); /* those need MXCSR, too */
 }
 
+/* Of is_vector(), or others that the interpreter executes on the host. */
 bool vector_known(const struct translator *x, const struct insn *i)
 {
+    if (!is_native(i))
+        return false;
     const struct native_stub *stub = i->stub;
     const ZydisDecodedOperand *m = memory_operand(x);
     if (m && m->mem.base == ZYDIS_REGISTER_RIP && rip_disp(x, i, m) != (i32)rip_disp(x, i, m))
@@ -116,7 +130,7 @@ static u8 *jump_if_away(struct translator *x, enum vector_class class)
 
 static void require(struct translator *x, enum vector_class class)
 {
-    if (x->vector_known & BIT(class))
+    if (class == VECTOR_CLASSES || (x->vector_known & BIT(class)))
         return;
     struct vector_check *k = &x->checks[x->check_count++];
     *k = (struct vector_check){.index = x->index, .class = class, .x87 = x->x87_last};
@@ -223,8 +237,9 @@ static void note_x87(struct translator *x, const struct insn *i, bool memory)
 /* Numbers for the fields of the encoding that name general registers, or KEEP. */
 #define KEEP 0xff
 struct fields {
-    u8 reg, rm;
+    u8 reg, rm, vvvv;
     bool memory;
+    bool rex; /* for a byte register that only REX reaches */
 };
 
 static void put_legacy_prefixes(struct translator *x, const struct fields *f)
@@ -245,7 +260,7 @@ static void put_legacy_prefixes(struct translator *x, const struct fields *f)
         rex &= ~3u;
     if (f->rm != KEEP)
         rex = (rex & ~3u) | f->rm >> 3;
-    if (rex)
+    if (rex || f->rex)
         emit8(x->e, (u8)(0x40 | rex));
 }
 
@@ -274,6 +289,8 @@ static void put_prefixes(struct translator *x, const struct fields *f, const u8 
         p[0] = 0xc4;
         p[1] = with_fields(z->raw.vex.size == 2 ? (u8)((vex[1] & 0x80) | 0x61) : vex[1], f, false);
         p[2] = z->raw.vex.size == 2 ? vex[1] & 0x7f : vex[2];
+        if (f->vvvv != KEEP)
+            p[2] = (u8)((p[2] & 0x87) | (~f->vvvv & 15) << 3);
         emit_bytes(x->e, p, 3);
     } else {
         put_legacy_prefixes(x, f);
@@ -364,13 +381,37 @@ static void store_implied(struct translator *x)
             put_back(x, &x->op[n], gpr_of(x->op[n].reg.value));
 }
 
+static const ZydisDecodedOperand *gpr_in(const struct translator *x, ZydisOperandEncoding where)
+{
+    const ZydisDecodedOperand *op = operand_in(x, where);
+    return op && is_gpr(op) ? op : NULL;
+}
+
+/* With general registers in place; A and D hold implied ones, or those that are far. */
+static void emit_copy(struct translator *x, const struct insn *i, bool memory)
+{
+    const ZydisDecodedOperand *reg = gpr_in(x, ZYDIS_OPERAND_ENCODING_MODRM_REG),
+                              *rm = gpr_in(x, ZYDIS_OPERAND_ENCODING_MODRM_RM),
+                              *vvvv = gpr_in(x, ZYDIS_OPERAND_ENCODING_NDSNDD);
+    struct fields f = {KEEP, KEEP, KEEP, memory, false};
+    load_implied(x);
+    if (reg)
+        f.reg = (u8)place_in(x, reg, HOST_D);
+    if (rm)
+        f.rm = (u8)place_in(x, rm, HOST_C);
+    if (vvvv)
+        f.vvvv = (u8)place_in(x, vvvv, HOST_A);
+    f.rex = rm && rm->size == 8;
+    put_insn(x, i, &f);
+    put_back(x, vvvv, f.vvvv);
+    put_back(x, reg, f.reg); /* the second, where they are the same (MULX) */
+    put_back(x, rm, f.rm);
+    store_implied(x);
+}
+
 void vector_emit(struct translator *x, const struct insn *i)
 {
-    const ZydisDecodedOperand *m = memory_operand(x), *reg = operand_in(x, ZYDIS_OPERAND_ENCODING_MODRM_REG),
-                              *rm = operand_in(x, ZYDIS_OPERAND_ENCODING_MODRM_RM);
-    struct fields f = {KEEP, KEEP, m};
-    reg = reg && is_gpr(reg) ? reg : NULL;
-    rm = rm && is_gpr(rm) ? rm : NULL;
+    const ZydisDecodedOperand *m = memory_operand(x);
     vector_control_fn control = vector_control(x);
     require(x, class_of(i->stub));
     if (control) {
@@ -380,15 +421,7 @@ void vector_emit(struct translator *x, const struct insn *i)
     if (m)
         vector_pointer(x, i, m);
     flags_before(x);
-    load_implied(x);
-    if (reg)
-        f.reg = (u8)place_in(x, reg, HOST_D);
-    if (rm)
-        f.rm = (u8)place_in(x, rm, HOST_A);
-    put_insn(x, i, &f);
-    put_back(x, reg, f.reg);
-    put_back(x, rm, f.rm);
-    store_implied(x);
+    emit_copy(x, i, m);
     flags_after(x);
     if (i->stub->x87)
         note_x87(x, i, m);
