@@ -31,6 +31,8 @@
     X(cpuid_exits, "CPUID instructions")                    \
     X(msr_reads, "MSR reads")                               \
     X(msr_writes, "MSR writes")                             \
+    X(lockstep_runs, "runs compared with the interpreter")  \
+    X(lockstep_once, "instructions that cannot run twice")  \
     X(kvm_exits, "exits from KVM")                          \
     X(kvm_rescues, "times the interpreter took over")       \
     X(exclusive, "times all vCPUs were stopped")            \

@@ -28,25 +28,26 @@ void log_message(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void log_guest(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
 /* Trace categories: --trace NAME[,NAME...]. Always compiled in; one load and branch when off. */
-#define TRACE_CATEGORIES(X)                                           \
-    X(exec, "every instruction the interpreter executes")             \
-    X(block, "decoded and translated blocks, and their eviction")     \
-    X(mmu, "TLB fills and flushes, page faults")                      \
-    X(exc, "exceptions and software interrupts delivered")            \
-    X(irq, "interrupt lines, vectors, EOI, IPIs, timers of the APIC") \
-    X(msr, "MSR reads and writes")                                    \
-    X(cpuid, "CPUID leaves read")                                     \
-    X(kvm, "exits from KVM, and what the interpreter rescued")        \
-    X(vcpu, "vCPU life cycle and requests")                           \
-    X(pio, "port accesses")                                           \
-    X(mmio, "memory-mapped I/O accesses")                             \
-    X(timer, "PIT, RTC, HPET, PM timer")                              \
-    X(serial, "UART registers")                                       \
-    X(pci, "PCI configuration and BARs")                              \
-    X(virtio, "virtio registers, queues and requests")                \
-    X(block_io, "host side of block devices")                         \
-    X(fwcfg, "fw_cfg selections")                                     \
-    X(boot, "loaders and tables")                                     \
+#define TRACE_CATEGORIES(X)                                             \
+    X(exec, "every instruction the interpreter executes")               \
+    X(block, "decoded and translated blocks, and their eviction")       \
+    X(translate, "each block translated: guest code, flags, host code") \
+    X(mmu, "TLB fills and flushes, page faults")                        \
+    X(exc, "exceptions and software interrupts delivered")              \
+    X(irq, "interrupt lines, vectors, EOI, IPIs, timers of the APIC")   \
+    X(msr, "MSR reads and writes")                                      \
+    X(cpuid, "CPUID leaves read")                                       \
+    X(kvm, "exits from KVM, and what the interpreter rescued")          \
+    X(vcpu, "vCPU life cycle and requests")                             \
+    X(pio, "port accesses")                                             \
+    X(mmio, "memory-mapped I/O accesses")                               \
+    X(timer, "PIT, RTC, HPET, PM timer")                                \
+    X(serial, "UART registers")                                         \
+    X(pci, "PCI configuration and BARs")                                \
+    X(virtio, "virtio registers, queues and requests")                  \
+    X(block_io, "host side of block devices")                           \
+    X(fwcfg, "fw_cfg selections")                                       \
+    X(boot, "loaders and tables")                                       \
     X(power, "reset, power off, debug exit")
 
 enum trace_category {

@@ -48,6 +48,8 @@ struct mmu_private {
 
 static void wipe(struct soft_cpu *c)
 {
+    if (unlikely(c->lockstep))
+        lockstep_fills(c, NULL);
     memset(c->tlb, 0xff, sizeof c->tlb);
     memset(c->mmu->region_4m, 0, sizeof c->mmu->region_4m);
     memset(c->mmu->region_1g, 0, sizeof c->mmu->region_1g);
@@ -213,9 +215,22 @@ static void set_tags(struct soft_cpu *c, struct soft_tlb_entry *e, u64 tag)
     e->read = ram && (e->gpa & ATTR_R) ? tag : SOFT_TLB_NONE;
     e->exec = ram && (e->gpa & ATTR_X) ? tag : SOFT_TLB_NONE;
     e->write = SOFT_TLB_NONE;
-    if (ram && (e->gpa & ATTR_W) &&
+    if (ram && (e->gpa & ATTR_W) && !c->hide_writes &&
         !memory_page_tracked(c->mmu->env.memory, ram_offset(c, e->gpa & PAGE_MASK)))
         e->write = tag;
+}
+
+void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show)
+{
+    struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    bool hide = c->hide_writes;
+    if (!show) {
+        e->write = SOFT_TLB_NONE;
+    } else if (e->tag == ((la & PAGE_MASK) | c->ctx)) {
+        c->hide_writes = false;
+        set_tags(c, e, e->tag);
+        c->hide_writes = hide;
+    }
 }
 
 static void set_entry(struct soft_cpu *c, struct soft_tlb_entry *e, u64 la, enum mmu_class cls,
@@ -224,6 +239,8 @@ static void set_entry(struct soft_cpu *c, struct soft_tlb_entry *e, u64 la, enum
     u64 gpa = p->gpa & PAGE_MASK;
     u64 attr = (u64)cls << ATTR_CLASS_SHIFT;
     u8 *host = memory_ram(c->mmu->env.memory, gpa);
+    if (unlikely(c->lockstep))
+        lockstep_fills(c, e);
     if (host) {
         attr |= ATTR_RAM;
         e->addend = (intptr_t)((uintptr_t)host - (la & PAGE_MASK));
@@ -292,6 +309,8 @@ static struct soft_tlb_entry translate(struct soft_cpu *c, enum mmu_class cls, u
     const struct soft_tlb_entry *e = try_translate(c, cls, la, access, &error);
     if (unlikely(!e))
         soft_raise_pf(c, la, error);
+    if (unlikely(c->lockstep))
+        lockstep_access(c, la, e->gpa & PAGE_MASK, e->gpa & ATTR_RAM, access);
     return *e;
 }
 

@@ -10,6 +10,7 @@ int soft_cpu_init(struct soft_cpu *c, struct vcpu *vcpu, struct error *err)
     c->ext = 0;
     c->no_step = false;
     c->insn_rip = c->s->rip;
+    c->requests = &vcpu->requests;
     int rc = mmu_init(c, err);
     if (rc != 0)
         return rc;

@@ -74,8 +74,10 @@ struct soft_cpu {
     u64 page_rip;   /* linear address of the page of the current block */
     u64 far_gpr[5]; /* guest registers that have no host register */
     u64 scratch[2];
-    u64 mode_key; /* of the jump cache */
-    const _Atomic u32 *requests;
+    u64 mode_key;                /* of the jump cache */
+    const _Atomic u32 *requests; /* those that end the run of blocks: vcpu->requests, or none in lock-step */
+    struct lockstep *lockstep;   /* not NULL while code is run to be compared (lock-step, below) */
+    bool hide_writes;            /* no entry of the TLB gets a write tag by itself */
     u8 vector_away[VECTOR_CLASSES]; /* 0: the guest's registers are in the host's; translate/vector-state.c */
     u8 vector_level;                /* how many of them */
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
@@ -101,6 +103,11 @@ void soft_cpu_release(struct soft_cpu *c);
 
 /* Re-derives cpl, code_size, stack_size, mode and the contexts from *s, and sets stop_block. */
 void soft_mode_changed(struct soft_cpu *c);
+
+static inline u32 soft_requests(const struct soft_cpu *c)
+{
+    return atomic_load_explicit(c->requests, memory_order_acquire);
+}
 
 /* --- faults --- */
 
@@ -174,6 +181,25 @@ void soft_tlb_protect(struct soft_cpu *c, u64 gpa);
  * when it looks like data.
  */
 void soft_code_written(struct soft_cpu *c, u64 ram_offset);
+
+/*
+ * Lock-step (translate/lockstep.c): the same guest instructions are run several times over, and what
+ * they wrote is undone in between. Meanwhile c->lockstep is set, and the functions of soft/ tell it of each
+ * page that is looked up on the slow path and of each entry that the TLB gains. What must not happen twice
+ * (devices, time, other vCPUs, flushes) calls soft_once() before it changes anything, in a place that
+ * may raise; then the run ends there.
+ */
+void lockstep_access(struct soft_cpu *c, u64 la, u64 gpa, bool ram, enum soft_access access);
+void lockstep_fills(struct soft_cpu *c, struct soft_tlb_entry *e); /* @e is about to change; NULL: all are */
+NORETURN void lockstep_once(struct soft_cpu *c);
+static inline void soft_once(struct soft_cpu *c)
+{
+    if (unlikely(c->lockstep))
+        lockstep_once(c);
+}
+
+/* Gives or takes the write tag of the entry for @la where hide_writes kept it back. */
+void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show);
 
 /* TLB maintenance, SDM vol. 3, 4.10.4. */
 void soft_tlb_flush_all(struct soft_cpu *c, bool globals);

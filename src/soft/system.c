@@ -161,6 +161,7 @@ static void write_cr8(struct soft_cpu *c, u64 value)
 
 void soft_write_cr(struct soft_cpu *c, unsigned n, u64 value)
 {
+    soft_once(c);
     if (n != 0 && n != 2 && n != 3 && n != 4 && n != 8)
         soft_ud(c);
     soft_require_cpl0(c);
@@ -176,6 +177,7 @@ void soft_write_cr(struct soft_cpu *c, unsigned n, u64 value)
 static u64 read_cr8(struct soft_cpu *c)
 {
     struct vm *vm = c->vcpu->vm;
+    soft_once(c);
     lock_acquire(&vm->machine_lock);
     u8 value = vm->irqchip->ops->get_cr8(vm->irqchip, c->vcpu);
     lock_drop(&vm->machine_lock);
@@ -200,6 +202,7 @@ u64 soft_read_cr(struct soft_cpu *c, unsigned n)
 void soft_lmsw(struct soft_cpu *c, u16 value)
 {
     const u64 mask = X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS;
+    soft_once(c);
     soft_require_cpl0(c);
     write_cr0(c, (c->s->cr0 & (~mask | X86_CR0_PE)) | (value & mask));
 }
@@ -260,6 +263,7 @@ static u64 edx_eax(const struct soft_cpu *c)
 void soft_rdmsr(struct soft_cpu *c)
 {
     u64 value;
+    soft_once(c);
     soft_require_cpl0(c);
     if (cpu_rdmsr(c->vcpu, (u32)c->s->gpr[X86_RCX], &value) != 0)
         soft_gp0(c);
@@ -271,6 +275,7 @@ void soft_wrmsr(struct soft_cpu *c)
     struct x86_state *s = c->s;
     u32 index = (u32)s->gpr[X86_RCX];
     u64 efer = s->efer;
+    soft_once(c);
     soft_require_cpl0(c);
     if (cpu_wrmsr(c->vcpu, index, edx_eax(c)) != 0)
         soft_gp0(c);
@@ -297,6 +302,7 @@ void soft_cpuid(struct soft_cpu *c)
 {
     struct x86_state *s = c->s;
     u32 out[4];
+    soft_once(c);
     struct cpuid_context in = {
         .eax = (u32)s->gpr[X86_RAX],
         .ecx = (u32)s->gpr[X86_RCX],
@@ -319,6 +325,7 @@ void soft_cpuid(struct soft_cpu *c)
 
 void soft_rdtsc(struct soft_cpu *c, bool with_aux)
 {
+    soft_once(c);
     if (c->cpl != 0 && (c->s->cr4 & X86_CR4_TSD))
         soft_gp0(c);
     set_edx_eax(c, vcpu_tsc(c->vcpu));
@@ -348,6 +355,7 @@ void soft_xsetbv(struct soft_cpu *c)
 void soft_invpcid(struct soft_cpu *c, u64 type, u64 desc_la)
 {
     u64 desc[2];
+    soft_once(c);
     soft_require_cpl0(c);
     soft_read_bytes(c, desc_la, desc, sizeof desc);
     if (type > 3)
@@ -659,6 +667,7 @@ static bool io_bitmap_allows(struct soft_cpu *c, u16 port, unsigned size)
 
 void soft_check_io(struct soft_cpu *c, u16 port, unsigned size)
 {
+    soft_once(c);
     bool restricted = x86_protected(c->s) && (x86_v8086(c->s) || c->cpl > iopl_of(c));
     if (restricted && !io_bitmap_allows(c, port, size))
         soft_gp0(c);

@@ -224,6 +224,7 @@ void soft_task_switch(struct soft_cpu *c, u16 tss_selector, enum soft_task_reaso
     struct task t = {0};
     struct descriptor old;
     bool nested = reason == SOFT_TASK_CALL || reason == SOFT_TASK_GATE;
+    soft_once(c);
     const struct tss_layout *old_layout = s->tr.attr & 8 ? &tss32 : &tss16;
     trace(exc, "cpu%u: task switch to TSS 0x%x reason %d", c->vcpu->index, tss_selector, (int)reason);
 

@@ -103,11 +103,13 @@ static void mark_code(struct soft_cpu *c, u64 gpa, u64 off)
     soft_tlb_protect(c, gpa);
     if (vm->vcpu_count < 2)
         return;
-    vm_exclusive_begin(vm, c->vcpu);
+    if (!c->lockstep) /* else it is so already */
+        vm_exclusive_begin(vm, c->vcpu);
     for (unsigned n = 0; n < vm->vcpu_count; n++)
         if (vm->vcpus[n] != c->vcpu)
             vcpu_request(vm->vcpus[n], VCPU_REQ_FLUSH_TLB);
-    vm_exclusive_end(vm, c->vcpu);
+    if (!c->lockstep)
+        vm_exclusive_end(vm, c->vcpu);
 }
 
 static struct written_page *written_page(struct interpret_private *p, u64 off)

@@ -144,6 +144,9 @@ void block_cache_flush(struct soft_cpu *c);
 
 /* --- run.c: what the engines on top of the interpreter share --- */
 
+/* After a longjmp to c->fault: makes the state that of the instruction which raised. */
+void interpret_settle_fault(struct soft_cpu *c);
+
 int interpret_engine_vm_init(struct vm *vm, struct error *err);
 void interpret_engine_vm_release(struct vm *vm);
 enum vcpu_exit interpret_engine_run(struct vcpu *vcpu);

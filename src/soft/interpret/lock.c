@@ -12,6 +12,7 @@ u64 rmw_slow_read(struct soft_cpu *c, u64 la, unsigned size)
  * now. */
 u64 locked_begin(struct soft_cpu *c, u64 la, unsigned size)
 {
+    soft_once(c);
     vm_exclusive_begin(c->vcpu->vm, c->vcpu);
     c->interpret->exclusive = true;
     return soft_read_slow(c, la, size);

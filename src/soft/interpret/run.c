@@ -87,7 +87,7 @@ static void run_single(struct soft_cpu *c)
 /* --- the outer loop --- */
 
 /* After a longjmp: rule 3 of interpret-internal.h. */
-static void settle_fault(struct soft_cpu *c)
+void interpret_settle_fault(struct soft_cpu *c)
 {
     struct x86_state *s = c->s;
     if (c->cur) {
@@ -140,7 +140,7 @@ static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
 {
     struct x86_state *s = c->s;
     if (setjmp(c->fault)) {
-        settle_fault(c);
+        interpret_settle_fault(c);
         if (steps && *steps)
             --*steps;
     }

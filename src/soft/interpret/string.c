@@ -115,7 +115,7 @@ typedef void step_fn(struct soft_cpu *c, struct insn *i, struct x86_state *s, co
 /* Between two iterations: may the repeat go on? Called about every CHUNK iterations or when it must stop. */
 static bool may_go_on(struct soft_cpu *c)
 {
-    return !c->stop_block && !(c->s->rflags & X86_TF) && !(vcpu_requests(c->vcpu) & c->wanted);
+    return !c->stop_block && !(c->s->rflags & X86_TF) && !(soft_requests(c) & c->wanted);
 }
 
 static ALWAYS_INLINE bool must_look(const struct soft_cpu *c, i64 budget)

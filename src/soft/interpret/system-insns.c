@@ -371,7 +371,7 @@ SYSTEM_MILD(insn_verw_m, require_protected(c); set_zf(s, soft_verr(c, operand_re
 
 /* --- address translation and caches --- */
 
-SYSTEM(insn_invlpg, soft_require_cpl0(c); soft_tlb_invlpg(c, la))
+SYSTEM(insn_invlpg, soft_once(c); soft_require_cpl0(c); soft_tlb_invlpg(c, la))
 SYSTEM(insn_invpcid, soft_require_cpl0(c); OPERAND(soft_invpcid(c, reg_get(s, i->r, (unsigned)i->imm), la)))
 H(insn_clflush)
 {
@@ -414,6 +414,8 @@ SYSTEM_MILD(insn_wrgsbase, write_base(c, i, s, X86_GS))
     {                                                                          \
         u64 v;                                                                 \
         u32 f;                                                                 \
+        c->cur = i;                                                            \
+        soft_once(c);                                                          \
         if (i->size == 2)                                                      \
             asm volatile(INSN " %w0" FLAGS_OUT : "=&r"(v), "=&a"(f) : : "cc"); \
         else if (i->size == 4)                                                 \

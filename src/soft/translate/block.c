@@ -1,5 +1,6 @@
 /* One block from the interpreter's decoded form to machine code: flags, exits, slow paths, groups of
  * handlers. */
+#include "base/log.h"
 #include "soft/features.h"
 #include "soft/translate/translate-internal.h"
 
@@ -76,15 +77,38 @@ static bool decode(struct translator *x, unsigned n)
 
 /* T3: flags are live before an instruction that reads them, that may leave the block or that a handler does.
  */
-static void find_live_flags(struct translator *x, bool *native)
+static void find_live_flags(struct translator *x)
 {
     x->live[x->b->count] = true;
     for (unsigned n = x->b->count; n-- > 0;) {
-        native[n] = decode(x, n);
+        x->native[n] = decode(x, n);
         bool branch = x->b->insn[n].flags & INSN_BRANCH;
-        x->live[n] = x->t->options.live_flags || !native[n] || branch || translate_reads_flags(&x->z) ||
+        x->live[n] = x->t->options.live_flags || !x->native[n] || branch || translate_reads_flags(&x->z) ||
                      (x->live[n + 1] && !translate_kills_flags(&x->z));
     }
+}
+
+/* In lock-step a run enters just so many blocks. No flags are touched. */
+static u8 *emit_budget(struct translator *x)
+{
+    struct emit *e = x->e;
+    struct address budget = at(HOST_CPU, (i32)offsetof(struct translate_cpu, budget));
+    if (!x->t->options.lockstep)
+        return NULL;
+    emit_op_rm(e, false, 0x8b, HOST_C, budget);
+    emit_bytes(e, "\x8d\x49\xff", 3); /* lea ecx, [rcx - 1] */
+    emit_op_rm(e, false, 0x89, HOST_C, budget);
+    emit_bytes(e, "\xe3\x02\xeb\x05", 4); /* jrcxz over the jump over the jump */
+    return emit_jump(e, CC_ALWAYS);
+}
+
+static void leave_spent(struct translator *x, u8 *jump)
+{
+    struct emit *e = x->e;
+    emit_set_target(jump, e->at);
+    emit_mov_imm32(e, HOST_C, (u32)x->block_off);
+    emit_mov_imm32(e, HOST_D, 0);
+    emit_jump_to(e, CC_ALWAYS, x->t->thunk.leave);
 }
 
 /* T5: is the page's code unchanged, and does nobody want the vCPU? */
@@ -153,18 +177,18 @@ static void emit_native(struct translator *x, unsigned n)
     }
 }
 
-static void emit_body(struct translator *x, const bool *native)
+static void emit_body(struct translator *x)
 {
     unsigned count = x->b->count;
     x->flags_in_host = true;
     x->flags_saved = false;
     for (unsigned n = 0; n < count && !x->ended;) {
-        if (native[n]) {
+        if (x->native[n]) {
             emit_native(x, n++);
             continue;
         }
         unsigned run = 1;
-        while (n + run < count && !native[n + run])
+        while (n + run < count && !x->native[n + run])
             run++;
         emit_handler_run(x, n, run);
         n += run;
@@ -184,17 +208,23 @@ void translate_block(struct translate_cpu *t, struct block *b)
         return;
     }
     struct translator x = {.t = t, .e = e, .b = b, .block_off = (i32)(b->gpa & ~PAGE_MASK)};
-    bool native[BLOCK_MAX_INSNS];
-    find_live_flags(&x, native);
+    find_live_flags(&x);
     struct translation *code = (struct translation *)(t->arena + t->arena_used);
     t->arena_used += ALIGN_UP(sizeof *code, 64);
     *code = (struct translation){0};
+    u8 *start = e->at, *spent = emit_budget(&x);
     u8 *jump = emit_entry(&x, code), *body = e->at;
-    emit_body(&x, native);
+    emit_body(&x);
     emit_slow_paths(&x);
     vector_emit_checks(&x);
     for (unsigned n = 0; n < x.way_count; n++)
         leave(&x, x.ways[n].jump, x.ways[n].off);
     emit_check(&x, code, jump, body);
+    if (spent)
+        leave_spent(&x, spent);
+    code->entry = start + e->to_exec;
+    code->size = (u32)(e->at - start);
     b->code = code;
+    if (trace_on(translate))
+        translate_dump(t, b, t->soft.s->rip, &x, dump_trace);
 }

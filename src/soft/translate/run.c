@@ -93,6 +93,9 @@ static u32 run_translated(struct translate_cpu *t, struct block *b)
         (struct jump_cache_entry){key, b->code->entry};
     c->page_rip = c->s->rip & PAGE_MASK;
     c->vcpu->counters.blocks_run++;
+    u32 left_by;
+    if (t->lockstep && lockstep_run(t, b, &left_by))
+        return left_by;
     return t->thunk.enter(c, b->code->entry);
 }
 
@@ -128,7 +131,19 @@ static void run_blocks(struct soft_cpu *c)
 
 /* --- the engine --- */
 
-static const struct translate_options default_options = {.threshold = 16, .code_size = 32u << 20};
+static const struct translate_options default_options = {
+    .threshold = 16, .code_size = 32u << 20, .lockstep_blocks = 4};
+
+/* The number after @word=, 1 after just @word, 0 without it. */
+static u32 number(const char *text, const char *word)
+{
+    const char *at = strstr(text, word);
+    if (!at)
+        return 0;
+    at += strlen(word);
+    unsigned long v = strtoul(at + (*at == '='), NULL, 10);
+    return v ? (u32)MIN(v, 1ul << 30) : 1;
+}
 
 /* TRAPEZE_TRANSLATE=word,word=number,...: for tests and for the search for errors. */
 static void read_options(struct translate_options *o)
@@ -141,6 +156,9 @@ static void read_options(struct translate_options *o)
     o->live_flags = strstr(text, "live-flags");
     o->no_native = strstr(text, "no-native");
     o->slow_memory = strstr(text, "slow-memory");
+    o->lockstep = number(text, "lockstep");
+    if (number(text, "lockstep-blocks="))
+        o->lockstep_blocks = number(text, "lockstep-blocks=");
     if (strstr(text, "hot"))
         o->threshold = 1;
     if (strstr(text, "tiny-cache"))
@@ -153,6 +171,7 @@ static void engine_vcpu_release(struct vcpu *vcpu)
     if (!t)
         return;
     translate_code_release(t);
+    lockstep_release(t);
     interpret_detach(&t->soft);
     soft_cpu_release(&t->soft);
     free(t);
@@ -174,13 +193,14 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     vcpu->engine_data = t;
     rc = interpret_attach(&t->soft, err);
     if (rc == 0)
+        rc = lockstep_init(t, err);
+    if (rc == 0)
         rc = translate_code_init(t, err);
     if (rc != 0) {
         engine_vcpu_release(vcpu);
         return rc;
     }
     t->soft.interpret->run_blocks = run_blocks;
-    t->soft.requests = &vcpu->requests;
     vector_init(&t->soft);
     reset(t);
     return 0;

@@ -27,12 +27,14 @@ extern const u8 translate_host_reg[16];
 
 /* Also the torture switches, which tests set before the first run. */
 struct translate_options {
-    u32 threshold;    /* runs of a block before it is translated */
-    u32 code_size;    /* bytes of machine code at most */
-    bool no_chaining; /* every block returns to the run loop */
-    bool live_flags;  /* take all flags as live everywhere: exact even in faults */
-    bool no_native;   /* every instruction through the interpreter's handler */
-    bool slow_memory; /* every inline access to memory misses */
+    u32 threshold;       /* runs of a block before it is translated */
+    u32 code_size;       /* bytes of machine code at most */
+    bool no_chaining;    /* every block returns to the run loop */
+    bool live_flags;     /* take all flags as live everywhere: exact even in faults */
+    bool no_native;      /* every instruction through the interpreter's handler */
+    bool slow_memory;    /* every inline access to memory misses */
+    u32 lockstep;        /* not 0: compare with the interpreter, one run in so many (lockstep.c) */
+    u32 lockstep_blocks; /* how many blocks a compared run may enter */
 };
 
 /* --- translations --- */
@@ -44,6 +46,8 @@ struct translation {
     u8 *gen_in_check; /* ... and as it is */
     u32 gen;          /* what it is there */
     u32 links;        /* the first exit that is patched to here; 0 is none */
+    u32 size;         /* bytes of code */
+    u32 runs;         /* entries from the run loop, counted in lock-step */
 };
 
 /* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
@@ -77,6 +81,8 @@ struct translate_cpu {
     size_t code_size, arena_size, arena_used;
     struct emit emit;
     u8 *after_thunks;
+    struct lockstep *lockstep;    /* lockstep.c, or NULL */
+    u32 budget;                   /* in lock-step: blocks left to enter before translated code is left */
     struct translate_exit *exits; /* 0 is none */
     u32 exit_count;
     struct {
@@ -152,6 +158,7 @@ struct translator {
     bool flags_saved;
     bool ended;                     /* control does not go past the last instruction */
     bool live[BLOCK_MAX_INSNS + 1]; /* flags before each instruction */
+    bool native[BLOCK_MAX_INSNS];   /* not by the interpreter's handler */
     struct slow_path *slow;         /* of the current instruction, made when needed */
     struct slow_path slow_paths[BLOCK_MAX_INSNS];
     unsigned slow_count;
@@ -169,6 +176,23 @@ struct translator {
 bool translate_insn(struct translator *x, const struct insn *i);
 /* Would translate_insn() do it? */
 bool translate_insn_known(const struct translator *x, const struct insn *i);
+
+/* --- dump.c --- */
+
+typedef void dump_line(const char *line);
+dump_line dump_error, dump_trace;
+
+/* The guest code of @b, which is at @rip; what is known of it (@x may be NULL); the code made of it. */
+void translate_dump(struct translate_cpu *t, const struct block *b, u64 rip, const struct translator *x,
+                    dump_line *out);
+
+/* --- lockstep.c --- */
+
+int lockstep_init(struct translate_cpu *t, struct error *err);
+void lockstep_release(struct translate_cpu *t);
+
+/* Runs @b's code in lock-step. False when this run is not one to compare, and nothing was done. Raises. */
+bool lockstep_run(struct translate_cpu *t, struct block *b, u32 *left_by);
 
 /* --- flags.c (T2, T3) --- */
 
