@@ -140,6 +140,17 @@ static void note_page(struct memory *m, u64 page)
         atomic_fetch_and_explicit(&m->page_flags[page], (u8)~PAGE_CLEAN, memory_order_acq_rel);
 }
 
+bool memory_large_page_tracked(const struct memory *m, u64 ram_offset)
+{
+    /* Eight flags at a time: this is on the way of TLB misses. */
+    const volatile u64 *flags = (const volatile u64 *)&m->page_flags[(ram_offset & ~0x1fffffull) >> PAGE_SHIFT];
+    u64 any = 0;
+    for (unsigned n = 0; n < 512 / sizeof *flags; n++)
+        any |= flags[n];
+    atomic_thread_fence(memory_order_acquire);
+    return any;
+}
+
 void memory_note_write(struct memory *m, u64 ram_offset)
 {
     atomic_thread_fence(memory_order_seq_cst); /* rule 2 */

@@ -117,6 +117,9 @@ static inline bool memory_page_tracked(const struct memory *m, u64 ram_offset)
     return atomic_load_explicit(&m->page_flags[ram_offset >> PAGE_SHIFT], memory_order_acquire) != 0;
 }
 
+/* Is any of the 512 pages of the 2 MiB at @ram_offset tracked? */
+bool memory_large_page_tracked(const struct memory *m, u64 ram_offset);
+
 /* A tracked page was just written: marks it dirty, moves its code generation. */
 void memory_note_write(struct memory *m, u64 ram_offset);
 

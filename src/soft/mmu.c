@@ -11,6 +11,9 @@
  *    table. The attributes in `gpa` tell what the page table allows regardless of that.
  * 5. Where accesses need checks (#AC, data breakpoints) c->ctx is a number that no tag has, so that
  *    all of them come here.
+ * 6. The ranges of CPL 3 hold what the context of MMU_USER may access, the others what that of MMU_SYS may
+ *    (so they are right with SMAP's AC set, too). They go when the context's number changes, and whenever an
+ *    entry of the table is dropped for another reason than room.
  */
 #include <errno.h>
 
@@ -37,20 +40,42 @@ enum {
 
 #define REGION_BITS 1024
 
+#define LARGE_SHIFT 21               /* large pieces that ranges take */
+#define SMALL_LIMIT (PAGE_SIZE - 15) /* soft_range.limit of one page */
+
 struct mmu_private {
     struct paging_env env;
     u16 ctx[PCIDS][MMU_CLASSES]; /* 0: none yet */
     u16 next_ctx;
     enum mmu_class cls; /* of explicit accesses now */
+    u64 range_ctx[2];   /* rule 6: whose accesses the ranges serve */
     bool check_align, check_data;
     u64 region_4m[REGION_BITS / 64], region_1g[REGION_BITS / 64]; /* rule 3, by a hash of the region */
 };
+
+static void clear_ranges(struct soft_range *r, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        r[i].limit = r[i].limit_wide = 0;
+}
+
+static void clear_write_ranges(struct soft_cpu *c)
+{
+    clear_ranges(c->range[0][1], SOFT_RANGES);
+    clear_ranges(c->range[1][1], SOFT_RANGES);
+}
+
+static void clear_all_ranges(struct soft_cpu *c)
+{
+    clear_ranges(c->range[0][0], sizeof c->range / sizeof c->range[0][0][0]);
+}
 
 static void wipe(struct soft_cpu *c)
 {
     if (unlikely(c->lockstep))
         lockstep_fills(c, NULL);
     memset(c->tlb, 0xff, sizeof c->tlb);
+    clear_all_ranges(c);
     memset(c->mmu->region_4m, 0, sizeof c->mmu->region_4m);
     memset(c->mmu->region_1g, 0, sizeof c->mmu->region_1g);
 }
@@ -103,6 +128,17 @@ static u64 context(struct soft_cpu *c, enum mmu_class cls)
     return *n;
 }
 
+/* Rule 6. */
+static void update_ranges(struct soft_cpu *c)
+{
+    bool user = c->cpl == 3;
+    u64 ctx = user || c->ctx == CTX_NEVER ? c->ctx : c->ctx_sys;
+    if (likely(c->mmu->range_ctx[user] == ctx))
+        return;
+    clear_ranges(c->range[user][0], 2 * SOFT_RANGES);
+    c->mmu->range_ctx[user] = ctx;
+}
+
 void mmu_update(struct soft_cpu *c)
 {
     struct mmu_private *m = c->mmu;
@@ -120,6 +156,7 @@ void mmu_update(struct soft_cpu *c)
     /* Only now are both surely of the same generation of numbers. */
     c->ctx_sys = context(c, MMU_SYS);
     c->ctx = m->check_align || m->check_data ? CTX_NEVER : context(c, m->cls);
+    update_ranges(c);
 }
 
 /* --- flushing --- */
@@ -180,6 +217,7 @@ static void drop_large(struct soft_cpu *c, u64 la)
 void soft_tlb_invlpg(struct soft_cpu *c, u64 la)
 {
     struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    clear_all_ranges(c);
     if (((e->tag ^ la) & PAGE_MASK) == 0)
         drop(e);
     if (region_test(c->mmu->region_4m, la >> 22) || region_test(c->mmu->region_1g, la >> 30))
@@ -197,7 +235,9 @@ void soft_tlb_protect(struct soft_cpu *c, u64 gpa)
         struct soft_tlb_entry *e = &c->tlb[i];
         if (e->write != SOFT_TLB_NONE && ((e->gpa ^ gpa) & PAGE_MASK) == 0)
             e->write = SOFT_TLB_NONE;
+        e->write_limit = SMALL_LIMIT;
     }
+    clear_write_ranges(c);
 }
 
 /* --- filling --- */
@@ -226,11 +266,28 @@ void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show)
     bool hide = c->hide_writes;
     if (!show) {
         e->write = SOFT_TLB_NONE;
+        clear_write_ranges(c);
     } else if (e->tag == ((la & PAGE_MASK) | c->ctx)) {
         c->hide_writes = false;
         set_tags(c, e, e->tag);
         c->hide_writes = hide;
     }
+}
+
+/* For ranges: more than the page where it is a piece of a large one whose RAM is in one piece in the host. */
+static void set_limits(const struct soft_cpu *c, struct soft_tlb_entry *e, const struct paging_page *p,
+                       const u8 *host)
+{
+    const struct memory *m = c->mmu->env.memory;
+    u64 size = 1ull << LARGE_SHIFT, first = p->gpa & ~(size - 1), last = first + size - PAGE_SIZE;
+    u64 inside = (p->gpa & PAGE_MASK) - first;
+    e->read_limit = e->write_limit = SMALL_LIMIT;
+    if (p->shift < LARGE_SHIFT || memory_ram(m, first) + inside != host ||
+        memory_ram(m, last) != host + (last - first - inside))
+        return;
+    e->read_limit = size - 15;
+    if ((p->allow & PAGING_W) && p->dirty && !memory_large_page_tracked(m, ram_offset(c, first)))
+        e->write_limit = size - 15;
 }
 
 static void set_entry(struct soft_cpu *c, struct soft_tlb_entry *e, u64 la, enum mmu_class cls,
@@ -244,6 +301,7 @@ static void set_entry(struct soft_cpu *c, struct soft_tlb_entry *e, u64 la, enum
     if (host) {
         attr |= ATTR_RAM;
         e->addend = (intptr_t)((uintptr_t)host - (la & PAGE_MASK));
+        set_limits(c, e, p, host);
     }
     if (p->global)
         attr |= ATTR_GLOBAL;

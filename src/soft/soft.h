@@ -42,9 +42,22 @@ struct soft_tlb_entry {
     intptr_t addend;
     u64 gpa; /* of the page, with the attribute bits of mmu.c in the low 12 */
     u64 tag; /* page and context whatever the rights are; SOFT_TLB_NONE in an empty entry */
-    u64 pad[2];
+    /* For soft_range.limit: the page's size, or that of the large page it is a piece of, less 15. */
+    u64 read_limit, write_limit;
 };
 #define SOFT_TLB_NONE (~0ull)
+
+/*
+ * A level before the TLB for translated code, which picks the entry when it is made (the stack has one, each
+ * segment, ...): linear addresses base + 0 ... base + limit - 1, up to 16 bytes of which each, may be
+ * accessed at the host's address + host. limit_wide is the same for up to 64 bytes. Both are 0 in an empty
+ * entry. Only mmu.c empties entries; see there for what may stand in one.
+ */
+struct soft_range {
+    u64 base, limit, limit_wide;
+    intptr_t host;
+};
+#define SOFT_RANGES 7
 
 enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
 
@@ -81,6 +94,7 @@ struct soft_cpu {
     u8 vector_away[VECTOR_CLASSES]; /* 0: the guest's registers are in the host's; translate/vector-state.c */
     u8 vector_level;                /* how many of them */
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
+    struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
     jmp_buf fault;           /* rule 1 */
     struct mmu_private *mmu; /* mmu.c: contexts by PCID, large-page ranges */

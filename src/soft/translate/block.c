@@ -36,19 +36,27 @@ void call_group(struct translator *x, struct translate_group *g)
     emit_call_to(x->e, x->t->thunk.handlers);
 }
 
-void slow_jump(struct translator *x, u8 cc)
+struct slow_path *slow_path(struct translator *x)
 {
     if (!x->slow) {
         x->slow = &x->slow_paths[x->slow_count++];
         *x->slow = (struct slow_path){.index = x->index, .x87 = x->x87_last};
     }
-    x->slow->jump[x->slow->jumps++] = emit_jump(x->e, cc);
+    return x->slow;
+}
+
+void slow_jump(struct translator *x, u8 cc)
+{
+    struct slow_path *p = slow_path(x);
+    p->jump[p->jumps++] = emit_jump(x->e, cc);
 }
 
 static void emit_slow_paths(struct translator *x)
 {
     for (unsigned n = 0; n < x->slow_count; n++) {
         struct slow_path *p = &x->slow_paths[n];
+        for (unsigned k = 0; k < p->misses; k++)
+            emit_range_miss(x, p, &p->miss[k]);
         for (unsigned k = 0; k < p->jumps; k++)
             emit_set_target(p->jump[k], x->e->at);
         vector_pointers(x, &p->x87);

@@ -86,7 +86,7 @@ static void move_sp(struct translator *x, i32 by)
 static void push_pointer(struct translator *x)
 {
     emit_lea(x->e, HOST_C, at(GUEST_SP, -8));
-    emit_tlb(x, 8, true);
+    emit_tlb(x, RANGE_STACK, 8, true);
 }
 
 void emit_push(struct translator *x)
@@ -107,7 +107,7 @@ void emit_pop(struct translator *x)
 {
     unsigned r = gpr_of(x->op[0].reg.value), to = is_far(r) ? HOST_D : translate_host_reg[r];
     emit_mov(x->e, HOST_C, GUEST_SP);
-    emit_tlb(x, 8, false);
+    emit_tlb(x, RANGE_STACK, 8, false);
     emit_load(x->e, to, at(HOST_C, 0));
     gpr_set(x, r, to);
     move_sp(x, 8);
@@ -117,7 +117,7 @@ void emit_leave_insn(struct translator *x)
 {
     unsigned bp = translate_host_reg[X86_RBP];
     emit_mov(x->e, HOST_C, bp);
-    emit_tlb(x, 8, false);
+    emit_tlb(x, RANGE_STACK, 8, false);
     emit_lea(x->e, GUEST_SP, at(bp, 8));
     emit_load(x->e, bp, at(HOST_C, 0));
 }
@@ -215,7 +215,7 @@ void emit_ret(struct translator *x)
 {
     flags_save(x);
     emit_mov(x->e, HOST_C, GUEST_SP);
-    emit_tlb(x, 8, false);
+    emit_tlb(x, RANGE_STACK, 8, false);
     emit_load(x->e, HOST_A, at(HOST_C, 0));
     look_up(x);
     move_sp(x, 8 + (x->z.operand_count_visible ? (u16)x->op[0].imm.value.u : 0));

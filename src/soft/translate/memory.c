@@ -112,41 +112,177 @@ void emit_address(struct translator *x, const struct insn *i, const ZydisDecoded
     }
 }
 
-/* C: from linear address to host pointer for @size bytes, or the slow path. A and D are lost. */
-void emit_tlb(struct translator *x, unsigned size, bool write)
+/* --- ranges and TLB --- */
+
+static i32 range_at(bool user, bool write, unsigned range)
+{
+    return (i32)(offsetof(struct soft_cpu, range) +
+                 ((user * 2u + write) * SOFT_RANGES + range) * sizeof(struct soft_range));
+}
+
+/* What changes its page all the time is better looked up in the TLB at once. */
+unsigned memory_range(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    if (m->mem.index != ZYDIS_REGISTER_NONE)
+        return RANGE_NONE;
+    if (m->mem.segment == ZYDIS_REGISTER_FS)
+        return RANGE_FS;
+    if (m->mem.segment == ZYDIS_REGISTER_GS)
+        return RANGE_GS;
+    if (m->mem.base == ZYDIS_REGISTER_RIP)
+        return RANGE_FIXED + (rip_disp(x, i, m) >> PAGE_SHIFT & 3);
+    if (m->mem.base == ZYDIS_REGISTER_NONE)
+        return RANGE_FIXED + ((u64)m->mem.disp.value >> PAGE_SHIFT & 3);
+    return gpr_of(m->mem.base) == X86_RSP ? RANGE_STACK : RANGE_NONE;
+}
+
+static unsigned size_class(unsigned size)
+{
+    unsigned k = 0;
+    while (1u << k < size)
+        k++;
+    return k;
+}
+
+/* A: offset of the TLB entry for C in soft_cpu; D: tag of the page of the last byte. */
+static void emit_tlb_index(struct emit *e, unsigned size)
+{
+    emit_op_rr(e, false, 0x89, HOST_C, HOST_A);
+    emit_bytes(e, "\xc1\xe8\x06", 3); /* shr eax, 6 */
+    emit8(e, 0x25);                   /* and eax, imm32 */
+    emit32(e, (SOFT_TLB_SIZE - 1) * 64);
+    emit_lea(e, HOST_D, at(HOST_C, (i32)size - 1));
+    emit_op_ri(e, true, 4, HOST_D, -4096);
+    emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
+}
+
+static struct address tlb_field(size_t field)
+{
+    return (struct address){HOST_CPU, HOST_A, 0, (i32)(offsetof(struct soft_cpu, tlb) + field)};
+}
+
+/* The range, whose offset is [rsp], becomes the page around C, whose TLB entry's offset is in A. D is lost.
+ */
+static void emit_fill_range(struct emit *e, bool write)
+{
+    size_t limit =
+        write ? offsetof(struct soft_tlb_entry, write_limit) : offsetof(struct soft_tlb_entry, read_limit);
+    emit_load(e, HOST_D, at(HOST_SP, 0));
+    emit8(e, 0x51); /* push rcx */
+    emit8(e, 0x52); /* push rdx */
+    emit_load(e, HOST_D, tlb_field(limit));
+    emit_lea(e, HOST_D, at(HOST_D, 15));
+    emit_bytes(e, "\x48\xf7\xda", 3); /* neg rdx */
+    emit_op_rr(e, true, 0x21, HOST_D, HOST_C);
+    emit8(e, 0x5a); /* pop rdx */
+    struct address base = {HOST_CPU, HOST_D, 0, offsetof(struct soft_range, base)}, field = base;
+    emit_store(e, base, HOST_C);
+    emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    field.disp = offsetof(struct soft_range, host);
+    emit_store(e, field, HOST_C);
+    emit_load(e, HOST_C, tlb_field(limit));
+    field.disp = offsetof(struct soft_range, limit);
+    emit_store(e, field, HOST_C);
+    emit_lea(e, HOST_C, at(HOST_C, 15 - 63));
+    field.disp = offsetof(struct soft_range, limit_wide);
+    emit_store(e, field, HOST_C);
+    emit8(e, 0x59); /* pop rcx */
+}
+
+/*
+ * In: C is the linear address less the base of the range, whose offset is in A. Out: ZF and the host pointer
+ * in C, with the range set to the page; or no ZF and nothing. A and D are lost.
+ */
+static void emit_range_thunk(struct emit *e, bool user, bool write, unsigned size)
+{
+    size_t tag = write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read);
+    emit_op_rm(e, true, 0x03, HOST_C,
+               (struct address){HOST_CPU, HOST_A, 0, offsetof(struct soft_range, base)});
+    emit8(e, 0x50); /* push rax */
+    emit_tlb_index(e, size);
+    emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tag));
+    u8 *miss = emit_jump(e, CC_NE), *skip = NULL;
+    if (!user) {
+        /* Not with AC set: mmu.c, rule 6. */
+        emit_load(e, HOST_D, CPU(ctx));
+        emit_op_rm(e, true, 0x3b, HOST_D, CPU(ctx_sys));
+        skip = emit_jump(e, CC_NE);
+    }
+    emit_fill_range(e, write);
+    if (skip)
+        emit_set_target(skip, e->at);
+    emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    emit_op_rr(e, false, 0x39, HOST_D, HOST_D); /* ZF */
+    emit_set_target(miss, e->at);
+    emit8(e, 0x58); /* pop rax */
+    emit8(e, 0xc3);
+}
+
+void emit_memory_thunks(struct translate_cpu *t)
+{
+    for (unsigned n = 0; n < 4 * ACCESS_SIZES; n++) {
+        bool user = n & 1, write = n & 2;
+        t->thunk.range_miss[user][write][n / 4] = t->emit.at;
+        emit_range_thunk(&t->emit, user, write, 1u << (n / 4));
+    }
+}
+
+static void emit_range_check(struct translator *x, unsigned range, unsigned size, bool write)
 {
     struct emit *e = x->e;
-    i32 tlb = offsetof(struct soft_cpu, tlb);
-    i32 tag =
-        tlb + (i32)(write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read));
+    bool user = x->b->mode & SOFT_MODE_CPL3;
+    i32 r = range_at(user, write, range);
+    struct slow_path *p = slow_path(x);
+    struct range_miss *miss = &p->miss[p->misses++];
+    size_t limit = size <= 16 ? offsetof(struct soft_range, limit) : offsetof(struct soft_range, limit_wide);
+    emit_op_rm(e, true, 0x2b, HOST_C, at(HOST_CPU, r + (i32)offsetof(struct soft_range, base)));
+    emit_op_rm(e, true, 0x3b, HOST_C, at(HOST_CPU, r + (i32)limit));
+    *miss = (struct range_miss){.jump = emit_jump(e, CC_AE), .range = (u32)r};
+    miss->thunk = x->t->thunk.range_miss[user][write][size_class(size)];
+    emit_op_rm(e, true, 0x03, HOST_C, at(HOST_CPU, r + (i32)offsetof(struct soft_range, host)));
+    miss->back = e->at;
+}
+
+/* What misses the TLB, too, takes the slow path @p. */
+void emit_range_miss(struct translator *x, struct slow_path *p, const struct range_miss *m)
+{
+    struct emit *e = x->e;
+    emit_set_target(m->jump, e->at);
+    emit_mov_imm32(e, HOST_A, m->range);
+    emit_call_to(e, m->thunk);
+    emit_jump_to(e, CC_E, m->back);
+    p->jump[p->jumps++] = emit_jump(e, CC_ALWAYS);
+}
+
+static void emit_tlb_check(struct translator *x, unsigned size, bool write)
+{
+    struct emit *e = x->e;
+    emit_tlb_index(e, size);
+    emit_op_rm(
+        e, true, 0x3b, HOST_D,
+        tlb_field(write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read)));
+    slow_jump(x, CC_NE);
+    emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+}
+
+void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
+{
     if (x->live[x->index])
         flags_save(x);
     else
         x->flags_saved = false;
     flags_destroyed(x);
-    if (x->t->options.slow_memory) {
+    if (x->t->options.slow_memory)
         slow_jump(x, CC_ALWAYS);
-        return;
-    }
-    emit_op_rr(e, false, 0x89, HOST_C, HOST_A);
-    emit_bytes(e, "\xc1\xe8\x06", 3); /* shr eax, 6 */
-    emit8(e, 0x25);                   /* and eax, imm32 */
-    emit32(e, (SOFT_TLB_SIZE - 1) * 64);
-    if (size == 1)
-        emit_mov(e, HOST_D, HOST_C);
+    else if (range == RANGE_NONE)
+        emit_tlb_check(x, size, write);
     else
-        emit_lea(e, HOST_D, at(HOST_C, (i32)size - 1));
-    emit_op_ri(e, true, 4, HOST_D, -4096);
-    emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
-    emit_op_rm(e, true, 0x3b, HOST_D, (struct address){HOST_CPU, HOST_A, 0, tag});
-    slow_jump(x, CC_NE);
-    emit_op_rm(e, true, 0x03, HOST_C,
-               (struct address){HOST_CPU, HOST_A, 0, tlb + (i32)offsetof(struct soft_tlb_entry, addend)});
+        emit_range_check(x, range, size, write);
 }
 
 /* Host pointer to the memory operand into C. */
 void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
     emit_address(x, i, m, HOST_C);
-    emit_tlb(x, m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+    emit_tlb(x, memory_range(x, i, m), m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 }

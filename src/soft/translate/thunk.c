@@ -174,6 +174,7 @@ void translate_emit_thunks(struct translate_cpu *t)
     emit_leave(t);
     emit_handlers(t);
     emit_lookup(t);
+    emit_memory_thunks(t);
     t->after_thunks = t->emit.at;
 }
 

@@ -65,6 +65,8 @@ struct translate_group {
     struct insn insn[];
 };
 
+#define ACCESS_SIZES 7 /* 1, 2, 4, ... 64 bytes */
+
 #define JUMP_CACHE_BITS 14
 struct jump_cache_entry {
     u64 key;
@@ -93,6 +95,7 @@ struct translate_cpu {
         u8 *lookup;                 /* A: guest address; D: its code or 0; flags and C lost */
         u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
         u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
+        u8 *range_miss[2][2][ACCESS_SIZES]; /* [CPL 3][write]; see emit_memory_thunks() */
     } thunk;
 };
 
@@ -112,7 +115,14 @@ void translate_block(struct translate_cpu *t, struct block *b);
 
 /* --- one block being translated --- */
 
-#define SLOW_JUMPS 4u
+#define SLOW_JUMPS 8u
+
+/* Out of line: a look into the TLB after an access that missed its range. */
+struct range_miss {
+    u8 *jump, *back; /* displacement of the jump to it, and where to go when the TLB has the page */
+    u8 *thunk;
+    u32 range; /* its offset in struct soft_cpu */
+};
 
 /* The instructions between which the address of the last x87 instruction is not yet in x86_state. */
 struct x87_last {
@@ -133,6 +143,8 @@ struct vector_check {
 
 /* A way round for an instruction that missed the TLB: its handler does all of it (T4). */
 struct slow_path {
+    struct range_miss miss[2];
+    u8 misses;
     u8 *jump[SLOW_JUMPS]; /* displacements of the jumps to it */
     u8 *back;             /* where it goes on */
     unsigned index;       /* of the instruction */
@@ -216,7 +228,9 @@ void flags_after(struct translator *x);
 struct translate_group *make_group(struct translator *x, unsigned first, unsigned count);
 void call_group(struct translator *x, struct translate_group *g);
 
-void slow_jump(struct translator *x, u8 cc); /* conditional jump to the slow path */
+void slow_jump(struct translator *x, u8 cc);       /* conditional jump to the slow path */
+struct slow_path *slow_path(struct translator *x); /* of the current instruction */
+void slow_jump(struct translator *x, u8 cc);       /* conditional jump to it */
 
 /* --- memory.c: operands --- */
 
@@ -236,8 +250,20 @@ void gpr_set(struct translator *x, unsigned r, unsigned from);
 i64 rip_disp(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* Linear address into @to. A and @to are lost, flags are not. */
 void emit_address(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m, unsigned to);
-/* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. */
-void emit_tlb(struct translator *x, unsigned size, bool write);
+/* Which range to look into first (soft.h): any is right, a good choice hits. */
+enum {
+    RANGE_STACK,
+    RANGE_FS,
+    RANGE_GS,
+    RANGE_FIXED, /* 4 of them for addresses without registers, by page */
+    RANGE_NONE = SOFT_RANGES
+};
+unsigned memory_range(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+/* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. Twice an
+ * instruction at most. */
+void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write);
+void emit_range_miss(struct translator *x, struct slow_path *p, const struct range_miss *m);
+void emit_memory_thunks(struct translate_cpu *t);
 /* Host pointer to the memory operand into C. */
 void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 

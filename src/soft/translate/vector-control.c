@@ -20,7 +20,7 @@ static void op_rm(struct emit *e, bool p66, u8 map, u8 opcode, u8 reg, struct ad
 static void pointer(struct translator *x, const struct insn *i, unsigned size, bool write)
 {
     emit_address(x, i, memory_operand(x), HOST_C);
-    emit_tlb(x, size, write);
+    emit_tlb(x, memory_range(x, i, memory_operand(x)), size, write);
 }
 
 /*

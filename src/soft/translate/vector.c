@@ -339,7 +339,7 @@ static void vector_pointer(struct translator *x, const struct insn *i, const Zyd
     if (i->stub->x87)
         emit_store(x->e, at(HOST_CPU, (i32)(offsetof(struct soft_cpu, x87_fdp) + 8u * !x->x87_last.slot)),
                    HOST_C);
-    emit_tlb(x, m->size / 8, is_written(m));
+    emit_tlb(x, memory_range(x, i, m), m->size / 8, is_written(m));
     if (i->stub->align_mask) {
         emit_bytes(x->e, (u8[]){0xf6, 0xc1, i->stub->align_mask}, 3); /* test cl, imm8 */
         slow_jump(x, CC_NE);
