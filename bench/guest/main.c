@@ -1,12 +1,12 @@
 /* Runs one item and reports it, or serves as the agent that the harness talks to.
  *
  *   items list               a line for each item: group and name
- *   items run NAME PERCENT   set up, "@start NAME", work, "@end NAME CHECKSUM NANOSECONDS"
+ *   items run NAME PERCENT   set up, "@start NAME", work, "@end NAME CHECKSUM NANOSECONDS CPU"
  *   items agent              takes lines "NAME PERCENT" from standard input until "quit"; each item is a
  *                            process of its own, so that none inherits the heap or the page tables of another
  *
  * The nanoseconds are those of the guest's clock. The harness goes by the host's, which it reads when it sees
- * the two lines, and checks that both agree.
+ * the two lines, and checks that both agree. CPU are the nanoseconds of processor time, of use natively.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,7 +28,7 @@ static const struct item *const groups[] = {
 };
 
 static const struct item *current;
-static uint64_t started;
+static uint64_t started, cpu_started;
 
 static uint64_t now(void)
 {
@@ -35,6 +36,22 @@ static uint64_t now(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t of_timeval(struct timeval t)
+{
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_usec * 1000;
+}
+
+/* What this process and its children that have ended took of a processor. */
+static uint64_t cpu_now(void)
+{
+    struct rusage self, children;
+
+    getrusage(RUSAGE_SELF, &self);
+    getrusage(RUSAGE_CHILDREN, &children);
+    return of_timeval(self.ru_utime) + of_timeval(self.ru_stime) + of_timeval(children.ru_utime) +
+           of_timeval(children.ru_stime);
 }
 
 void bench_fail(const char *what)
@@ -58,6 +75,7 @@ void bench_start(void)
     printf("@start %s\n", current->name);
     fflush(stdout);
     started = now();
+    cpu_started = cpu_now();
 }
 
 static const struct item *find(const char *name)
@@ -90,7 +108,7 @@ static void stay_on_this_processor(void)
 
 static int run(const char *name, const char *percent)
 {
-    uint64_t count, sum, end;
+    uint64_t count, sum, end, cpu;
 
     current = find(name);
     if (!current) {
@@ -108,7 +126,8 @@ static int run(const char *name, const char *percent)
         stay_on_this_processor();
     sum = current->script ? program_run(current, count) : current->run(count);
     end = now();
-    printf("@end %s %016" PRIx64 " %" PRIu64 "\n", name, sum, end - started);
+    cpu = cpu_now();
+    printf("@end %s %016" PRIx64 " %" PRIu64 " %" PRIu64 "\n", name, sum, end - started, cpu - cpu_started);
     return 0;
 }
 
