@@ -5,6 +5,7 @@
  * the code does to page tables, descriptors and itself is part of the game. Checked besides what the
  * sanitizers see: after each instruction the state is one that a CPU can be in.
  */
+#include "one-vcpu.h"
 #include "soft/interpret/interpret.h"
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
@@ -37,88 +38,6 @@ struct start {
     u8 gpr[16]; /* each a small number or a place, see gpr_value() */
 } PACKED;
 
-struct world {
-    struct memory memory;
-    struct event_loop *loop;
-    struct cpuid_table cpuid;
-    struct vm vm;
-    struct irqchip chip;
-    struct vcpu *vcpu;
-    struct x86_state *s;
-};
-
-/* --- the machine --- */
-
-/* An interrupt controller that never interrupts. */
-static int chip_ack(struct irqchip *chip, struct vcpu *vcpu)
-{
-    return -1;
-}
-
-static u8 chip_get_cr8(struct irqchip *chip, struct vcpu *vcpu)
-{
-    return 0;
-}
-
-static void chip_set_cr8(struct irqchip *chip, struct vcpu *vcpu, u8 value) {}
-
-static u64 chip_apic_page(struct irqchip *chip, struct vcpu *vcpu)
-{
-    return ~0ull;
-}
-
-static int chip_msr_read(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 *value)
-{
-    return -1;
-}
-
-static int chip_msr_write(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 value)
-{
-    return -1;
-}
-
-static void chip_vcpu_reset(struct irqchip *chip, struct vcpu *vcpu, bool init) {}
-
-static void chip_set_pv_eoi(struct irqchip *chip, struct vcpu *vcpu, u64 msr) {}
-
-static const struct irqchip_ops no_interrupts = {
-    .ack = chip_ack,
-    .get_cr8 = chip_get_cr8,
-    .set_cr8 = chip_set_cr8,
-    .apic_page = chip_apic_page,
-    .msr_read = chip_msr_read,
-    .msr_write = chip_msr_write,
-    .vcpu_reset = chip_vcpu_reset,
-    .set_pv_eoi = chip_set_pv_eoi,
-};
-
-static void world_init(struct world *w)
-{
-    memset(w, 0, sizeof *w);
-    w->loop = event_loop_new(NULL);
-    BUG_ON(!w->loop || memory_init(&w->memory, RAM_SIZE, NULL));
-    BUG_ON(cpuid_build(&w->cpuid, "host", 1, 1000000, NULL));
-    BUG_ON(vm_init(&w->vm, &w->memory, w->loop, &interpret_engine, &w->cpuid, 1, NULL));
-    w->chip.ops = &no_interrupts;
-    w->vm.irqchip = &w->chip;
-    w->vcpu = w->vm.vcpus[0];
-    w->s = &w->vcpu->state;
-    BUG_ON(interpret_engine.vm_init(&w->vm, NULL) || interpret_engine.vcpu_init(w->vcpu, NULL));
-    w->vcpu->in_guest = true; /* this thread runs it: exclusive sections count that */
-    w->vm.in_guest = 1;
-}
-
-static void world_release(struct world *w)
-{
-    w->vcpu->in_guest = false;
-    w->vm.in_guest = 0;
-    interpret_engine.vcpu_release(w->vcpu);
-    interpret_engine.vm_release(&w->vm);
-    vm_release(&w->vm);
-    event_loop_free(w->loop);
-    memory_release(&w->memory);
-}
-
 /* --- the state to start from --- */
 
 static bool is_long(enum mode mode)
@@ -126,64 +45,71 @@ static bool is_long(enum mode mode)
     return mode == MODE_LONG || mode == MODE_COMPAT;
 }
 
-static void put(struct world *w, u64 gpa, u64 value)
+static void put(struct one_vcpu *m, u64 gpa, u64 value)
 {
-    put_le64(w->memory.ram + gpa, value);
+    one_vcpu_put64(m, gpa, value);
+}
+
+static void put32(struct one_vcpu *m, u64 gpa, u32 value)
+{
+    u8 bytes[4];
+    put_le32(bytes, value);
+    one_vcpu_put(m, gpa, bytes, sizeof bytes);
 }
 
 /* Selectors: 8 code, 0x10 data, 0x18 and 0x20 the same for CPL 3, 0x28 code of 64 bits, 0x30 a TSS. */
-static void build_gdt(struct world *w, enum mode mode)
+static void build_gdt(struct one_vcpu *m, enum mode mode)
 {
     u64 wide = mode == MODE_PROTECTED16 ? 0 : 0x40ull << 48;
     u64 code64 = mode == MODE_LONG ? 0x20ull << 48 : wide;
-    put(w, GDT + 0x08, 0x008f9b000000ffff | code64);
-    put(w, GDT + 0x10, 0x008f93000000ffff | wide);
-    put(w, GDT + 0x18, 0x008ffb000000ffff | code64);
-    put(w, GDT + 0x20, 0x008ff3000000ffff | wide);
-    put(w, GDT + 0x28, 0x00af9b000000ffff);
-    put(w, GDT + 0x30, 0x00008b0000000067 | (u64)TSS << 16);
-    put(w, TSS + 4, STACK);
-    put_le32(w->memory.ram + TSS + 8, is_long(mode) ? 0 : 0x10);
-    w->s->gdt = (struct x86_table){GDT, 0x3f};
+    put(m, GDT + 0x08, 0x008f9b000000ffff | code64);
+    put(m, GDT + 0x10, 0x008f93000000ffff | wide);
+    put(m, GDT + 0x18, 0x008ffb000000ffff | code64);
+    put(m, GDT + 0x20, 0x008ff3000000ffff | wide);
+    put(m, GDT + 0x28, 0x00af9b000000ffff);
+    put(m, GDT + 0x30, 0x00008b0000000067 | (u64)TSS << 16);
+    put(m, TSS + 4, STACK);
+    put32(m, TSS + 8, is_long(mode) ? 0 : 0x10);
+    m->s->gdt = (struct x86_table){GDT, 0x3f};
 }
 
-static void build_handlers(struct world *w, enum mode mode, bool returning)
+static void build_handlers(struct one_vcpu *m, enum mode mode, bool returning)
 {
     unsigned selector = mode == MODE_COMPAT ? 0x28 : 0x08;
     for (u64 v = 0; v < 256; v++) {
         u64 at = HANDLERS + 16 * v;
-        put(w, at, !returning ? 0xf4 : is_long(mode) ? 0xcf48 : 0xcf);
+        put(m, at, !returning ? 0xf4 : is_long(mode) ? 0xcf48 : 0xcf);
         if (mode == MODE_REAL)
-            put_le32(w->memory.ram + 4 * v, (u32)at);
+            put32(m, 4 * v, (u32)at);
         else
-            put(w, IDT + (is_long(mode) ? 16 : 8) * v,
+            put(m, IDT + (is_long(mode) ? 16 : 8) * v,
                 at | selector << 16 | (mode == MODE_PROTECTED16 ? 0xe600ull : 0xee00ull) << 32);
     }
-    w->s->idt = mode == MODE_REAL ? (struct x86_table){0, 0x3ff} : (struct x86_table){IDT, 0xfff};
+    m->s->idt = mode == MODE_REAL ? (struct x86_table){0, 0x3ff} : (struct x86_table){IDT, 0xfff};
 }
 
 /* All of RAM one to one in 4 KiB pages, by 4 levels or by 2. */
-static void build_paging(struct world *w, enum mode mode)
+static void build_paging(struct one_vcpu *m, enum mode mode)
 {
     bool wide = is_long(mode);
     u64 table = PAGE_TABLES;
     for (; wide && table < PAGE_TABLES + 0x2000; table += PAGE_SIZE)
-        put(w, table, (table + PAGE_SIZE) | 7);
-    put(w, table, (table + PAGE_SIZE) | 7);
+        put(m, table, (table + PAGE_SIZE) | 7);
+    put(m, table, (table + PAGE_SIZE) | 7);
     table += PAGE_SIZE;
     for (u64 n = 0; n < RAM_SIZE / PAGE_SIZE; n++) {
         if (wide)
-            put(w, table + 8 * n, n << 12 | 7);
+            put(m, table + 8 * n, n << 12 | 7);
         else
-            put_le32(w->memory.ram + table + 4 * n, (u32)(n << 12 | 7));
+            put32(m, table + 4 * n, (u32)(n << 12 | 7));
     }
-    w->s->cr3 = PAGE_TABLES;
-    w->s->cr0 |= X86_CR0_PG;
+    m->s->cr3 = PAGE_TABLES;
+    m->s->cr0 |= X86_CR0_PG;
 }
 
-static void set_segments(struct world *w, enum mode mode, bool user)
+static void set_segments(struct one_vcpu *m, enum mode mode, bool user)
 {
-    struct x86_state *s = w->s;
+    struct x86_state *s = m->s;
     bool flat = mode != MODE_REAL && mode != MODE_V86;
     u32 size = mode == MODE_PROTECTED16 ? X86_ATTR_G : X86_ATTR_G | X86_ATTR_DB;
     for (unsigned n = 0; n < X86_SEG_COUNT; n++) {
@@ -214,9 +140,9 @@ static u64 gpr_value(u8 choice)
     }
 }
 
-static void set_control(struct world *w, const struct start *start, enum mode mode)
+static void set_control(struct one_vcpu *m, const struct start *start, enum mode mode)
 {
-    struct x86_state *s = w->s;
+    struct x86_state *s = m->s;
     s->rflags = X86_FLAG1 | (get_le16(start->rflags) & 0x7cd5);
     if (mode == MODE_V86)
         s->rflags |= X86_VM;
@@ -228,9 +154,9 @@ static void set_control(struct world *w, const struct start *start, enum mode mo
                                      X86_CR4_PGE | X86_CR4_UMIP);
     if (start->flags & BIT(2))
         s->cr4 |= X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT;
-    if (start->flags & BIT(2) && cpuid_has(&w->cpuid, CPUID_XSAVE)) {
+    if (start->flags & BIT(2) && cpuid_has(m->vm.cpuid, CPUID_XSAVE)) {
         s->cr4 |= X86_CR4_OSXSAVE;
-        s->xcr0 = w->cpuid.xcr0_mask & 0xff;
+        s->xcr0 = m->vm.cpuid->xcr0_mask & 0xff;
     }
     if (is_long(mode)) {
         s->efer = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
@@ -238,29 +164,28 @@ static void set_control(struct world *w, const struct start *start, enum mode mo
     }
 }
 
-static void set_state(struct world *w, const struct start *start)
+static void set_state(struct one_vcpu *m, const struct start *start)
 {
     enum mode mode = start->mode % MODES;
     bool user = mode > MODE_V86 && start->flags & BIT(0);
-    x86_state_reset(w->s, true);
     for (unsigned n = 0; n < ARRAY_SIZE(start->gpr); n++)
-        w->s->gpr[n] = gpr_value(start->gpr[n]);
-    w->s->gpr[X86_RSP] = mode <= MODE_V86 ? 0xff00 : STACK - 0x1000;
-    set_control(w, start, mode);
-    set_segments(w, mode, user);
-    w->s->rip = mode <= MODE_V86 ? 0 : CODE;
-    build_handlers(w, mode, start->flags & BIT(1));
+        m->s->gpr[n] = gpr_value(start->gpr[n]);
+    m->s->gpr[X86_RSP] = mode <= MODE_V86 ? 0xff00 : STACK - 0x1000;
+    set_control(m, start, mode);
+    set_segments(m, mode, user);
+    m->s->rip = mode <= MODE_V86 ? 0 : CODE;
+    build_handlers(m, mode, start->flags & BIT(1));
     if (mode != MODE_REAL)
-        build_gdt(w, mode);
+        build_gdt(m, mode);
     if (is_long(mode) || (mode != MODE_REAL && start->flags & BIT(3)))
-        build_paging(w, mode);
-    interpret_engine.state_changed(w->vcpu);
+        build_paging(m, mode);
+    interpret_engine.state_changed(m->vcpu);
 }
 
 /* What holds between two instructions, whatever the guest does. */
-static void check_state(const struct world *w)
+static void check_state(const struct one_vcpu *m)
 {
-    const struct x86_state *s = w->s;
+    const struct x86_state *s = m->s;
     bool real = !x86_protected(s);
     BUG_ON((s->rflags & ~0x3f7fd7ull) || !(s->rflags & X86_FLAG1));
     BUG_ON(x86_paging(s) && real);
@@ -270,24 +195,34 @@ static void check_state(const struct world *w)
     BUG_ON(x86_v8086(s) && x86_cpl(s) != 3);
 }
 
+/* One machine for all inputs: making it takes much longer than running one. */
+static struct one_vcpu *machine(void)
+{
+    static struct one_vcpu *m;
+    static struct cpuid_table cpuid;
+    if (!m) {
+        BUG_ON(cpuid_build(&cpuid, "host", 1, 1000000, NULL));
+        m = one_vcpu_new(&interpret_engine, &cpuid, RAM_SIZE);
+        vcpu_request(m->vcpu, VCPU_REQ_PAUSE); /* lets long repeats come back, see interpret_step() */
+    }
+    return m;
+}
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
     struct start start;
-    struct world *w;
+    struct one_vcpu *m = machine();
     enum vcpu_exit exit = VCPU_EXIT_REQUEST;
-    if (size <= sizeof start || !(w = aligned_alloc(64, ALIGN_UP(sizeof *w, 64))))
+    if (size <= sizeof start)
         return 0;
     memcpy(&start, data, sizeof start);
-    world_init(w);
-    memcpy(w->memory.ram + CODE, data + sizeof start, MIN(size - sizeof start, (size_t)MAX_CODE));
-    set_state(w, &start);
-    vcpu_request(w->vcpu, VCPU_REQ_PAUSE); /* lets long repeats come back, see interpret_step() */
+    one_vcpu_reset(m);
+    one_vcpu_put(m, CODE, data + sizeof start, MIN(size - sizeof start, (size_t)MAX_CODE));
+    set_state(m, &start);
     for (unsigned n = 0; n < MAX_STEPS && exit == VCPU_EXIT_REQUEST; n++) {
-        exit = interpret_step(w->vcpu->engine_data, 1);
-        interpret_engine.sync(w->vcpu);
-        check_state(w);
+        exit = interpret_step(m->vcpu->engine_data, 1);
+        interpret_engine.sync(m->vcpu);
+        check_state(m);
     }
-    world_release(w);
-    free(w);
     return 0;
 }

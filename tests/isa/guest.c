@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu/vm.h"
 #include "isa.h"
+#include "one-vcpu.h"
 
 /*
  * Where the system's tables are mapped: in the half that the host's processes cannot reach either, so that
@@ -41,52 +41,13 @@ enum { PTE_P = 1, PTE_W = 2, PTE_U = 4 };
 #define PTE_NX BIT(63)
 
 struct isa_guest {
-    struct memory memory;
-    struct vm vm;
-    struct vcpu *vcpu;
-    struct event_loop *loop;
-    struct irqchip chip;
+    struct one_vcpu *machine;
     struct x86_state start;
-};
-
-/* An interrupt controller that never interrupts. */
-static int chip_ack(struct irqchip *chip, struct vcpu *vcpu)
-{
-    return -1;
-}
-static u8 chip_get_cr8(struct irqchip *chip, struct vcpu *vcpu)
-{
-    return 0;
-}
-static void chip_set_cr8(struct irqchip *chip, struct vcpu *vcpu, u8 value) {}
-static u64 chip_apic_page(struct irqchip *chip, struct vcpu *vcpu)
-{
-    return ~0ull;
-}
-static int chip_msr_read(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 *value)
-{
-    return -1;
-}
-static int chip_msr_write(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 value)
-{
-    return -1;
-}
-static void chip_vcpu_reset(struct irqchip *chip, struct vcpu *vcpu, bool init) {}
-
-static const struct irqchip_ops no_interrupts = {
-    .ack = chip_ack,
-    .get_cr8 = chip_get_cr8,
-    .set_cr8 = chip_set_cr8,
-    .apic_page = chip_apic_page,
-    .msr_read = chip_msr_read,
-    .msr_write = chip_msr_write,
-    .vcpu_reset = chip_vcpu_reset,
 };
 
 static void put_physical(struct isa_guest *g, u64 gpa, u64 value)
 {
-    if (memory_write(&g->memory, gpa, &value, sizeof value) != 0)
-        BUG();
+    one_vcpu_put64(g->machine, gpa, value);
 }
 
 static void map_page(struct isa_guest *g, u64 pt, u64 la, u64 pa, u64 flags)
@@ -119,8 +80,7 @@ static void build_tables(struct isa_guest *g)
         [1] = 0x00cf9b000000ffff, [2] = 0x00af9b000000ffff, [3] = 0x00cf93000000ffff,
         [4] = 0x00cffb000000ffff, [5] = 0x00cff3000000ffff, [6] = 0x00affb000000ffff,
     };
-    if (memory_write(&g->memory, PA_GDT, gdt, sizeof gdt) != 0)
-        BUG();
+    one_vcpu_put(g->machine, PA_GDT, gdt, sizeof gdt);
     put_physical(g, PA_GDT + 0x40, 0x00008b0000000067ull | (u64)PA_TSS << 16);
     put_physical(g, PA_GDT + 0x48, LA_SYSTEM >> 32);
     put_physical(g, PA_TSS + 4, LA_SYSTEM + PA_STACK); /* RSP0 */
@@ -165,33 +125,13 @@ static void build_start(struct isa_guest *g, const struct cpuid_table *cpuid)
     s->efer = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
 }
 
-static void check(int status, const struct error *err)
-{
-    if (status == 0)
-        return;
-    (void)fprintf(stderr, "isa: %s\n", err->text);
-    exit(2);
-}
-
 struct isa_guest *isa_guest_new(const struct engine_ops *engine, const struct cpuid_table *cpuid)
 {
-    struct error err = {0};
     struct isa_guest *g = aligned_alloc(64, ALIGN_UP(sizeof *g, 64));
     if (!g)
         exit(2);
-    memset(g, 0, sizeof *g);
-    check(memory_init(&g->memory, RAM_SIZE, &err), &err);
-    g->loop = event_loop_new(&err);
-    check(g->loop ? 0 : -1, &err);
-    check(vm_init(&g->vm, &g->memory, g->loop, engine, cpuid, 1, &err), &err);
-    g->vm.rescue = &interpret_rescue;
-    g->chip.ops = &no_interrupts;
-    g->vm.irqchip = &g->chip;
-    g->vcpu = g->vm.vcpus[0];
-    check(engine->vm_init(&g->vm, &err), &err);
-    check(engine->vcpu_init(g->vcpu, &err), &err);
-    g->vcpu->in_guest = true; /* this thread runs it: exclusive sections count that */
-    g->vm.in_guest = 1;
+    g->machine = one_vcpu_new(engine, cpuid, RAM_SIZE);
+    g->machine->vm.rescue = &interpret_rescue;
     build_page_tables(g);
     build_tables(g);
     build_start(g, cpuid);
@@ -200,20 +140,14 @@ struct isa_guest *isa_guest_new(const struct engine_ops *engine, const struct cp
 
 void isa_guest_free(struct isa_guest *g)
 {
-    g->vcpu->in_guest = false;
-    g->vm.in_guest = 0;
-    g->vm.engine->vcpu_release(g->vcpu);
-    g->vm.engine->vm_release(&g->vm);
-    vm_release(&g->vm);
-    event_loop_free(g->loop);
-    memory_release(&g->memory);
+    one_vcpu_free(g->machine);
     free(g);
 }
 
 static void load_state(struct isa_guest *g, const struct isa_case *c)
 {
     const struct isa_state *in = &c->in;
-    struct x86_state *s = &g->vcpu->state;
+    struct x86_state *s = g->machine->s;
     *s = g->start;
     memcpy(s->gpr, in->gpr, sizeof s->gpr);
     s->rip = in->rip;
@@ -231,12 +165,12 @@ static void load_state(struct isa_guest *g, const struct isa_case *c)
 static void store_state(struct isa_guest *g, struct isa_state *out)
 {
     static const u32 with_error = BIT(8) | BIT(10) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(17);
-    const struct x86_state *s = &g->vcpu->state;
+    const struct x86_state *s = g->machine->s;
     memset(out, 0, sizeof *out);
     out->vector = (u32)((s->rip - LA_SYSTEM - PA_STUBS) / 16);
     u64 frame[6] = {0};
     bool has_error = out->vector < 32 && (with_error & BIT(out->vector));
-    if (memory_read(&g->memory, PA_STACK - (has_error ? 48 : 40), frame, has_error ? 48 : 40) != 0)
+    if (memory_read(&g->machine->memory, PA_STACK - (has_error ? 48 : 40), frame, has_error ? 48 : 40) != 0)
         BUG();
     const u64 *iret = has_error ? frame + 1 : frame;
     memcpy(out->gpr, s->gpr, sizeof out->gpr);
@@ -261,22 +195,20 @@ void isa_guest_run(struct isa_guest *g, const struct isa_batch *b, const struct 
     u8 page[ISA_DATA_SIZE];
     memset(page, 0xcc, PAGE_SIZE);
     memcpy(page + (c->in.rip - ISA_CODE), c->code, c->len);
-    if (memory_write(&g->memory, PA_CODE, page, PAGE_SIZE) != 0)
-        BUG();
+    one_vcpu_put(g->machine, PA_CODE, page, PAGE_SIZE);
     isa_case_data(b, c, page);
-    if (memory_write(&g->memory, PA_DATA, page, ISA_DATA_SIZE) != 0)
-        BUG();
+    one_vcpu_put(g->machine, PA_DATA, page, ISA_DATA_SIZE);
     load_state(g, c);
-    const struct engine_ops *engine = g->vm.engine;
-    engine->state_changed(g->vcpu);
-    enum vcpu_exit exit = engine->run(g->vcpu);
-    engine->sync(g->vcpu);
+    const struct engine_ops *engine = g->machine->vm.engine;
+    one_vcpu_state_changed(g->machine);
+    enum vcpu_exit exit = engine->run(g->machine->vcpu);
+    engine->sync(g->machine->vcpu);
     if (exit == VCPU_EXIT_HALT) {
         store_state(g, &out->out);
     } else {
         memset(out, 0, sizeof *out);
         out->out.vector = 1000 + exit;
     }
-    if (memory_read(&g->memory, PA_DATA, out->data, ISA_DATA_SIZE) != 0)
+    if (memory_read(&g->machine->memory, PA_DATA, out->data, ISA_DATA_SIZE) != 0)
         BUG();
 }
