@@ -93,7 +93,7 @@ struct x86_state {
     u8 int_shadow;  /* 1 after STI, 2 after MOV SS / POP SS: until the next instruction is done */
     u8 nmi_blocked; /* from NMI delivery to IRET */
     u8 nmi_pending;
-    u32 pending_db;        /* DR6 bits of debug traps to take after the last instruction */
+    u32 pending_db;       /* DR6 bits of debug traps to take after the last instruction */
     u8 exception_pending; /* an exception is to be delivered before the next instruction */
     u8 exception_vector;
     u8 exception_has_error;
