@@ -39,14 +39,6 @@
 #define MTRR_VARIABLE 8
 #define MTRR_CAP (MTRR_VARIABLE | BIT(8) /* fixed */ | BIT(10) /* write combining */)
 
-/*
- * Not affected: RDCL, L1D flush on entry, SSB, MDS, page size change, TAA, stale MMIO data (three),
- * BHI, PBRSB, GDS, RFDS, ITS; and IBRS once enabled holds for all modes. Why: x86/cpuid.h.
- */
-#define ARCH_CAPABILITIES                                                                                   \
-    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | \
-     BIT(24) | BIT(26) | BIT(27) | BIT(62))
-
 static bool has(const struct vcpu *vcpu, enum cpuid_feature f)
 {
     return cpuid_has(vcpu->vm->cpuid, f);
@@ -362,7 +354,7 @@ static int read_special(struct vcpu *vcpu, u32 index, u64 *value)
     case MSR_MTRR_CAP: *value = MTRR_CAP; return 0;
     case MSR_MCG_CAP: *value = 0; return 0; /* no banks */
     case MSR_ARCH_CAPABILITIES:
-        *value = ARCH_CAPABILITIES;
+        *value = vcpu->vm->cpuid->arch_capabilities;
         return has(vcpu, CPUID_ARCH_CAPABILITIES) ? 0 : -1;
     case MSR_BIOS_SIGN_ID: *value = microcode_revision(vcpu); return 0;
     case MSR_DEBUGCTL: *value = s->debugctl; return 0;

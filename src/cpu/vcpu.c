@@ -194,3 +194,13 @@ void vcpu_set_tsc(struct vcpu *vcpu, u64 value)
 {
     vcpu->state.tsc_offset = (i64)(value - vclock_tsc(&vcpu->vm->clock));
 }
+
+void vcpu_follow_host_tsc(struct vcpu *vcpu)
+{
+    struct irqchip *chip = vcpu->vm->irqchip;
+    i64 offset;
+    (void)vclock_tsc_offset(&vcpu->vm->clock, &offset);
+    vcpu->state.tsc_offset = -offset;
+    if (chip && chip->ops->tsc_changed)
+        chip->ops->tsc_changed(chip, vcpu);
+}

@@ -80,4 +80,7 @@ static inline u32 vcpu_requests(const struct vcpu *vcpu)
 u64 vcpu_tsc(const struct vcpu *vcpu);
 void vcpu_set_tsc(struct vcpu *vcpu, u64 value);
 
+/* Makes it the host's TSC. The clock runs; machine lock held. */
+void vcpu_follow_host_tsc(struct vcpu *vcpu);
+
 #endif

@@ -176,20 +176,32 @@ static void stop_vcpus(struct vm *vm)
     clear_all(vm, VCPU_REQ_STOP | VCPU_REQ_EXCLUSIVE);
 }
 
-/*
- * Lets parked vCPUs go on, unless the VM has ended. Their time pages are written anew, since the state
- * may come from a host whose TSC runs at another rate.
- */
-static void resume_vcpus(struct vm *vm)
+/* Lets parked vCPUs go on, unless the VM has ended. */
+static void unpark_vcpus(struct vm *vm)
 {
-    for (unsigned i = 0; i < vm->vcpu_count; i++)
-        pvclock_update(vm->vcpus[i]);
-    set_virtual_time(vm, true);
     lock_acquire(&vm->run_lock);
     if (vm->end_reason == VM_END_NONE)
         clear_all(vm, VCPU_REQ_PAUSE);
     pthread_cond_broadcast(&vm->run_cond);
     lock_drop(&vm->run_lock);
+}
+
+/*
+ * Time goes on, then the vCPUs. Their time pages are written anew, since the state may come from a host
+ * whose TSC runs at another rate.
+ */
+static void resume_vcpus(struct vm *vm)
+{
+    set_virtual_time(vm, true);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        if (vm->cpuid->host_tsc) {
+            lock_acquire(&vm->machine_lock);
+            vcpu_follow_host_tsc(vm->vcpus[i]);
+            lock_drop(&vm->machine_lock);
+        }
+        pvclock_update(vm->vcpus[i]);
+    }
+    unpark_vcpus(vm);
 }
 
 int vm_start(struct vm *vm, struct error *err)
@@ -241,7 +253,6 @@ static void park_vcpus(struct vm *vm)
     while (!all_parked(vm))
         lock_wait(&vm->run_lock, &vm->run_cond);
     lock_drop(&vm->run_lock);
-    set_virtual_time(vm, false);
 }
 
 void vm_pause(struct vm *vm)
@@ -249,8 +260,10 @@ void vm_pause(struct vm *vm)
     BUG_ON(vcpu_current());
     lock_acquire(&vm->life_lock);
     vm->paused = true;
-    if (vm->threads_running)
+    if (vm->threads_running) {
         park_vcpus(vm);
+        set_virtual_time(vm, false);
+    }
     lock_drop(&vm->life_lock);
 }
 
@@ -322,7 +335,7 @@ int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct erro
             park_vcpus(vm);
         r = replace_engine(vm, engine, err);
         if (!vm->paused)
-            resume_vcpus(vm);
+            unpark_vcpus(vm);
     }
     lock_drop(&vm->life_lock);
     return r;

@@ -90,10 +90,10 @@ void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
 /*
- * Goes on with another engine, between two instructions of each vCPU: the guest notices nothing, since
- * virtual time stands still meanwhile. Running, paused or not started; rules as for vm_pause(). -ENOTSUP
- * when @engine lacks a CPU feature that the guest was shown. When @engine refuses, the VM goes on with the
- * one it had (and ends with VM_END_ERROR if that cannot be set up again either).
+ * Goes on with another engine, between two instructions of each vCPU: the guest notices nothing but the
+ * time that it takes, for virtual time goes on. Running, paused or not started; rules as for vm_pause().
+ * -ENOTSUP when @engine lacks a CPU feature that the guest was shown. When @engine refuses, the VM goes on
+ * with the one it had (and ends with VM_END_ERROR if that cannot be set up again either).
  */
 int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct error *err);
 

@@ -163,8 +163,11 @@ int kvm_limit_cpuid(struct cpuid_table *t, bool strict, struct error *err)
     if (r)
         return r;
     struct kvm_cpuid2 *supported = kvm_host_cpuid(&host, err);
-    if (supported)
+    if (supported) {
         kvm_see_cpuid(&host, supported);
+        t->host_tsc |= !kvm_shifts_tsc(&host);
+        t->arch_capabilities = host.has_arch_capabilities ? host.arch_capabilities : 0;
+    }
     r = supported ? limit(t, supported, strict, err) : -ENOTSUP;
     free(supported);
     kvm_host_close(&host);

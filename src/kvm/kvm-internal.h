@@ -95,6 +95,9 @@ void kvm_xsave_layout(struct kvm_xsave_layout *l, const struct kvm_cpuid2 *suppo
  */
 void kvm_see_cpuid(const struct kvm_host *h, struct kvm_cpuid2 *supported);
 
+/* There are KVMs that take an offset of the TSC and ignore it: the guest reads the host's TSC. */
+bool kvm_shifts_tsc(const struct kvm_host *h);
+
 /* --- state.c: between the kernel's structs and x86_state; no system calls --- */
 
 void kvm_regs_from_state(struct kvm_regs *r, const struct x86_state *s);

@@ -45,6 +45,7 @@ struct probe {
     u8 *ram;
 };
 
+/* @cpuid NULL: none. */
 static int set_up(struct probe *p, struct kvm_cpuid2 *cpuid)
 {
     p->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -66,7 +67,9 @@ static int set_up(struct probe *p, struct kvm_cpuid2 *cpuid)
     if (p->cpu < 0)
         return -1;
     p->run = mmap(NULL, (size_t)p->host.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, p->cpu, 0);
-    return p->run == MAP_FAILED ? -1 : ioctl(p->cpu, KVM_SET_CPUID2, cpuid);
+    if (p->run == MAP_FAILED)
+        return -1;
+    return cpuid ? ioctl(p->cpu, KVM_SET_CPUID2, cpuid) : 0;
 }
 
 static int enter_long_mode(const struct probe *p)
@@ -140,6 +143,21 @@ void kvm_see_cpuid(const struct kvm_host *h, struct kvm_cpuid2 *supported)
                 see_leaf(&p, &supported->entries[i]);
     }
     tear_down(&p);
+}
+
+bool kvm_shifts_tsc(const struct kvm_host *h)
+{
+    struct probe p = {.host = *h, .vm = -1, .cpu = -1};
+    i64 given = -1000, found = 0;
+    struct kvm_device_attr attr = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (u64)(uintptr_t)&given};
+    bool ignored = false;
+    if (set_up(&p, NULL) == 0 && ioctl(p.cpu, KVM_SET_DEVICE_ATTR, &attr) == 0) {
+        attr.addr = (u64)(uintptr_t)&found;
+        ignored = ioctl(p.cpu, KVM_GET_DEVICE_ATTR, &attr) == 0 && found != given;
+    }
+    tear_down(&p);
+    return !ignored;
 }
 
 /* Time of this thread, so that a busy host is not taken for a slow KVM. */

@@ -151,7 +151,7 @@ static void move_msrs(struct kvm_cpu *k, unsigned long request)
 
 static void set_arch_capabilities(struct kvm_cpu *k)
 {
-    u64 value = k->kvm->host.arch_capabilities;
+    u64 value = k->vcpu->vm->cpuid->arch_capabilities;
     if (k->kvm->host.has_arch_capabilities)
         (void)kvm_one_msr(k->fd, KVM_SET_MSRS, MSR_ARCH_CAPABILITIES, &value);
 }
@@ -163,6 +163,8 @@ int kvm_push_tsc(struct kvm_cpu *k)
 {
     struct vcpu *vcpu = k->vcpu;
     i64 offset;
+    if (vcpu->vm->cpuid->host_tsc)
+        return 0;
     bool fixed = vclock_tsc_offset(&vcpu->vm->clock, &offset);
     offset += vcpu->state.tsc_offset;
     if (k->tsc_known && offset == k->tsc_offset)

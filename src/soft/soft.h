@@ -350,6 +350,12 @@ static inline void soft_step_done(struct soft_cpu *c)
     c->no_step = false;
 }
 
+/*
+ * For a vCPU that another engine ran, one that raises #UD and #GP without need (take-back.c): true when the
+ * state stood at the handler's first instruction and now stands in front of the accused one again.
+ */
+bool soft_take_back(struct soft_cpu *c);
+
 /* Hardware task switch (task.c), SDM vol. 3, 7.3. */
 enum soft_task_reason { SOFT_TASK_JMP, SOFT_TASK_CALL, SOFT_TASK_IRET, SOFT_TASK_GATE };
 void soft_task_switch(struct soft_cpu *c, u16 tss_selector, enum soft_task_reason reason, bool has_error,

@@ -103,7 +103,8 @@ static bool leaf_equal(const struct cpuid_leaf *a, const struct cpuid_leaf *b)
 
 bool cpuid_equal(const struct cpuid_table *a, const struct cpuid_table *b)
 {
-    if (a->count != b->count || a->xcr0_mask != b->xcr0_mask || a->xss_mask != b->xss_mask)
+    if (a->count != b->count || a->xcr0_mask != b->xcr0_mask || a->xss_mask != b->xss_mask ||
+        a->host_tsc != b->host_tsc || a->arch_capabilities != b->arch_capabilities)
         return false;
     for (unsigned i = 0; i < a->count; i++)
         if (!leaf_equal(&a->leaf[i], &b->leaf[i]))
@@ -342,6 +343,14 @@ static bool vendor_is_amd(void)
     return ebx == 0x68747541 /* Auth(enticAMD) */ || ebx == 0x6f677948 /* Hygo(nGenuine) */;
 }
 
+/*
+ * Not affected: RDCL, L1D flush on entry, SSB, MDS, page size change, TAA, stale MMIO data (three),
+ * BHI, PBRSB, GDS, RFDS, ITS; and IBRS once enabled holds for all modes. Why: cpuid.h.
+ */
+#define ARCH_CAPABILITIES                                                                                   \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | \
+     BIT(24) | BIT(26) | BIT(27) | BIT(62))
+
 int cpuid_build(struct cpuid_table *t, const char *model, unsigned vcpus, u32 tsc_khz, struct error *err)
 {
     struct builder b = {.t = t, .vcpus = vcpus, .tsc_khz = tsc_khz, .host_xcr0 = host_xcr0()};
@@ -352,6 +361,7 @@ int cpuid_build(struct cpuid_table *t, const char *model, unsigned vcpus, u32 ts
     BUG_ON(!vcpus || vcpus > 255);
     memset(t, 0, sizeof *t);
     t->amd = vendor_is_amd();
+    t->arch_capabilities = ARCH_CAPABILITIES;
     add_basic(&b);
     if (b.level >= LEVEL_V3)
         add_features(&b, true, 0xd, 1);

@@ -23,6 +23,8 @@ struct cpuid_table {
     u64 xcr0_mask; /* XCR0 bits a guest may set */
     u64 xss_mask;
     unsigned maxphyaddr;
+    u64 arch_capabilities; /* the MSR, where CPUID says that there is one */
+    bool host_tsc; /* the guest's TSC is the host's: an engine that cannot shift it may run the guest */
 };
 
 /*

@@ -2,6 +2,7 @@
  * Boots a kernel as "trapeze run" does and gives the machine another engine every few milliseconds. What
  * the guest makes of it is for the script that calls this. The status is the guest's, see cmd/commands.h.
  *
+ * SWITCH_TRACE in the environment: trace categories.
  * usage: switch-engines ENGINE,ENGINE,... MILLISECONDS CPUS KERNEL INITRD COMMAND-LINE CONSOLE
  */
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "machine/engines.h"
 #include "machine/pc.h"
 
@@ -112,6 +114,8 @@ int main(int argc, char **argv)
               stderr);
         return 1;
     }
+    if (getenv("SWITCH_TRACE") && trace_enable(getenv("SWITCH_TRACE"), &err))
+        return fail(&err);
     j.period = strtoul(argv[2], NULL, 10) * NS_PER_MS;
     if (find_engines(&j, argv[1], &err) || boot_files(&boot, argv, &err))
         return fail(&err);

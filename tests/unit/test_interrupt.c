@@ -500,6 +500,66 @@ static void code_breakpoint_is_a_fault_that_rf_holds_off(void **state)
     assert_int_equal(fx_try(f, check_code, &la), FX_NO_FAULT);
 }
 
+/* --- a second opinion (take-back.c) --- */
+
+static void delivered_ud_and_gp_are_taken_back(void **state)
+{
+    struct fixture *f = *state;
+    static const enum x86_vector vectors[] = {X86_UD, X86_GP};
+    for (unsigned i = 0; i < ARRAY_SIZE(vectors); i++) {
+        fx_long(f, 3);
+        f->s->rflags |= X86_IF | X86_CF;
+        struct x86_state before = *f->s;
+        fx_gate(f, vectors[i], FX_CODE64, HANDLER + vectors[i], GATE_INT, 0, 0);
+        assert_true(fx_exception(f, vectors[i], vectors[i] == X86_GP, 0x18));
+        assert_int_equal(f->s->rip, HANDLER + vectors[i]);
+        assert_true(soft_take_back(f->c));
+        assert_int_equal(f->s->rip, before.rip);
+        assert_int_equal(f->s->rflags, before.rflags);
+        assert_int_equal(f->s->gpr[X86_RSP], before.gpr[X86_RSP]);
+        assert_int_equal(f->s->seg[X86_SS].selector, before.seg[X86_SS].selector);
+        assert_int_equal(f->c->cpl, 3);
+    }
+}
+
+static void half_a_syscall_is_done_again(void **state)
+{
+    struct fixture *f = *state;
+    fx_long(f, 3);
+    fx_gate(f, X86_PF_, FX_CODE64, HANDLER, GATE_INT, 0, 0);
+    f->s->efer |= X86_EFER_SCE;
+    f->s->lstar = f->s->cr2 = f->s->rip = 0xffffffff81000000;
+    f->s->gpr[X86_RCX] = FX_FREE + 2;
+    f->s->gpr[X86_R11] = X86_FLAG1 | X86_IF | X86_ZF;
+    assert_true(fx_exception(f, X86_PF_, true, 0x15));
+    assert_true(soft_take_back(f->c));
+    assert_int_equal(f->s->rip, FX_FREE);
+    assert_int_equal(f->s->rflags, X86_FLAG1 | X86_IF | X86_ZF);
+    assert_int_equal(f->c->cpl, 3);
+}
+
+static void nothing_else_is_taken_back(void **state)
+{
+    struct fixture *f = *state;
+    fx_long(f, 0);
+    fx_gate(f, X86_UD, FX_CODE64, HANDLER, GATE_INT, 0, 0);
+    fx_gate(f, X86_PF_, FX_CODE64, HANDLER + 0x100, GATE_INT, 0, 0);
+    assert_false(soft_take_back(f->c)); /* not at a handler */
+    f->s->cr2 = 0x1000;
+    assert_true(fx_exception(f, X86_PF_, true, 0));
+    struct x86_state before = *f->s;
+    assert_false(soft_take_back(f->c)); /* a page fault like any other */
+    f->s->rip = HANDLER;
+    f->s->idt.base = 1ull << 47; /* unreadable */
+    assert_false(soft_take_back(f->c));
+    assert_int_equal(f->s->exception_pending, 0);
+    assert_int_equal(f->s->gpr[X86_RSP], before.gpr[X86_RSP]);
+    fx_protected(f, 0);
+    fx_gate(f, X86_UD, FX_CODE32, HANDLER, GATE_INT, 0, 0);
+    assert_true(fx_exception(f, X86_UD, false, 0));
+    assert_false(soft_take_back(f->c)); /* only 64-bit mode pushes all that is needed */
+}
+
 static void flush_request_is_served(void **state)
 {
     struct fixture *f = *state;
@@ -516,6 +576,9 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
     const struct CMUnitTest tests[] = {
+        T(delivered_ud_and_gp_are_taken_back),
+        T(half_a_syscall_is_done_again),
+        T(nothing_else_is_taken_back),
         T(real_mode_pushes_flags_cs_ip),
         T(real_mode_exceptions_have_no_error_code),
         T(real_mode_vector_beyond_the_table_ends_in_triple_fault),

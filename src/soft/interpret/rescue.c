@@ -44,6 +44,8 @@ static enum vcpu_exit step(void *rescue, unsigned count)
     struct soft_cpu *c = rescue;
     soft_tlb_flush_all(c, true);
     soft_mode_changed(c);
+    if (soft_take_back(c) && count < 2)
+        count = 2; /* not to stand there again, if it was right after all */
     return interpret_step(c, count);
 }
 
