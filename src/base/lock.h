@@ -14,6 +14,7 @@ enum lock_rank {
     LOCK_RANK_MACHINE, /* device state, the I/O map, interrupt controllers ("the machine lock") */
     LOCK_RANK_VCPU,    /* sleeping and waking of one vCPU, exclusive sections */
     LOCK_RANK_CODE,    /* code caches */
+    LOCK_RANK_COMMIT,  /* the metadata of a disk image on their way to its file */
     LOCK_RANK_BACKEND, /* queues between a device and its backend's threads */
     LOCK_RANK_EVENT,   /* the event loop's timers and sources */
     LOCK_RANK_LEAF,    /* log and the like: nothing is taken under it */

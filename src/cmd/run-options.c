@@ -11,7 +11,7 @@
 /* --- options with options of their own --- */
 
 struct disk_options {
-    const char *format, *bus, *serial;
+    const char *format, *cache, *aio, *bus, *serial;
     bool readonly;
 };
 
@@ -19,8 +19,18 @@ static const struct option disk_list[] = {
     {.name = "format",
      .arg = "F",
      .kind = OPTION_CHOICE,
-     .choices = "raw",
+     .choices = "raw|qcow2",
      .offset = offsetof(struct disk_options, format)},
+    {.name = "cache",
+     .arg = "MODE",
+     .kind = OPTION_CHOICE,
+     .choices = "writeback|none|unsafe",
+     .offset = offsetof(struct disk_options, cache)},
+    {.name = "aio",
+     .arg = "HOW",
+     .kind = OPTION_CHOICE,
+     .choices = "threads|io_uring",
+     .offset = offsetof(struct disk_options, aio)},
     {.name = "bus",
      .arg = "B",
      .kind = OPTION_CHOICE,
@@ -30,6 +40,19 @@ static const struct option disk_list[] = {
     {.name = "readonly", .kind = OPTION_FLAG, .offset = offsetof(struct disk_options, readonly)},
     OPTION_LIST_END,
 };
+
+static struct block_options block_options_of(const struct disk_options *d)
+{
+    struct block_options o = {.read_only = d->readonly};
+
+    if (d->format)
+        o.format = block_format_find(d->format);
+    if (d->cache)
+        o.cache = block_cache_find(d->cache);
+    if (d->aio)
+        o.aio = strcmp(d->aio, "threads") ? BLOCK_AIO_URING : BLOCK_AIO_THREADS;
+    return o;
+}
 
 static int set_disk(void *target, char *text, struct error *err)
 {
@@ -43,7 +66,7 @@ static int set_disk(void *target, char *text, struct error *err)
     if (o->pc.disk_count == PC_MAX_DISKS)
         return error_set(err, EINVAL, "more than %u disks", PC_MAX_DISKS);
     o->pc.disk[o->pc.disk_count++] =
-        (struct pc_disk){.path = path, .serial = d.serial, .read_only = d.readonly};
+        (struct pc_disk){.path = path, .serial = d.serial, .options = block_options_of(&d)};
     return 0;
 }
 
@@ -184,8 +207,10 @@ static const struct option run_list[] = {
      FIELD_AT(append)},
     {.kind = OPTION_GROUP, .help = "Devices:"},
     {.name = "disk",
-     .arg = "FILE[,readonly][,serial=TEXT][,format=raw][,bus=virtio]",
-     .help = "a disk; may be repeated; DISK on the command line is the same",
+     .arg = "FILE[,OPTIONS]",
+     .help = "a disk; may be repeated; DISK on the command line is the same:\n"
+             "format=raw|qcow2  readonly  cache=writeback|none|unsafe\n"
+             "serial=TEXT  aio=threads|io_uring  bus=virtio",
      .kind = OPTION_CALL,
      .set = set_disk},
     {.name = "console",

@@ -381,9 +381,13 @@ static int disk_up(struct pc *pc, unsigned i, struct error *err)
                                        .serial = disk->serial};
     int r;
 
-    pc->disk_backend[i] = block_raw_open(disk->path, disk->read_only, err);
+    pc->disk_backend[i] = block_open(disk->path, &disk->options, err);
     if (!pc->disk_backend[i])
         return -err->code;
+    if (pc->disk_backend[i]->size == 0) {
+        block_close(pc->disk_backend[i]);
+        return error_set(err, EINVAL, "disk '%s' is empty", disk->path);
+    }
     r = virtio_blk_init(&pc->disk[i], &pc->pci.bus, PCI_DEVFN(SLOT_DISK_FIRST + i, 0), &pc->memory, pc->loop,
                         &pc->vm.machine_lock, pc->disk_backend[i], &config, err);
     if (r)

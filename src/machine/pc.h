@@ -8,6 +8,7 @@
 #ifndef TRAPEZE_MACHINE_PC_H
 #define TRAPEZE_MACHINE_PC_H
 
+#include "backend/block/block.h"
 #include "cpu/vm.h"
 #include "machine/loader.h"
 
@@ -16,7 +17,7 @@
 struct pc_disk {
     const char *path;
     const char *serial; /* NULL: none */
-    bool read_only;
+    struct block_options options;
 };
 
 struct pc_config {

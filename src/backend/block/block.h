@@ -5,6 +5,9 @@
  *
  * done() may wait for the machine lock on one thread of a backend at a time, and the holder of that
  * lock may meanwhile wait for the other requests of the device: a backend has at least two threads.
+ *
+ * What has been written is on the disk once a later BLOCK_FLUSH has completed. Requests that overlap
+ * and are in flight together may happen in any order.
  */
 #ifndef TRAPEZE_BACKEND_BLOCK_BLOCK_H
 #define TRAPEZE_BACKEND_BLOCK_BLOCK_H
@@ -30,10 +33,29 @@ struct block_request {
 
 struct block_device;
 
+/* What a range of a disk is made of: for maps, and for copies that stay sparse. */
+struct block_extent {
+    u64 len;
+    unsigned depth;  /* how many backing files down it was found */
+    bool allocated;  /* in some file of the chain; else nobody ever wrote it */
+    bool zero;       /* reads as zeroes */
+    bool compressed; /* then it has no place of its own in the file */
+    bool has_offset; /* `offset` is where the data are in the file of that depth */
+    u64 offset;
+    const char *path; /* of that file; lives as long as the device */
+};
+
 struct block_ops {
     void (*submit)(struct block_device *b, struct block_request *r);
     void (*drain)(struct block_device *b); /* waits until nothing is in flight */
     void (*close)(struct block_device *b); /* drains, syncs, frees */
+
+    /* The request at once, on the calling thread, which may block; r->done is not called. May be NULL. */
+    int (*execute)(struct block_device *b, const struct block_request *r);
+    /* Describes the longest extent it cheaply can of [offset, offset + len), which is within the disk. */
+    int (*extent)(struct block_device *b, u64 offset, u64 len, struct block_extent *e);
+    /* Changes `size`. Nothing is in flight. */
+    int (*resize)(struct block_device *b, u64 size, struct error *err);
 };
 
 struct block_device {
@@ -58,10 +80,63 @@ static inline void block_close(struct block_device *b)
         b->ops->close(b);
 }
 
-/* A raw file or block device, locked against a second writer (OFD lock). */
+/* --- opening --- */
+
+enum block_format { BLOCK_FORMAT_PROBE, BLOCK_FORMAT_RAW, BLOCK_FORMAT_QCOW2 };
+
+/* When data reach the disk, as users of qemu know the names. */
+enum block_cache {
+    BLOCK_CACHE_WRITEBACK, /* through the host's page cache; a flush reaches the disk */
+    BLOCK_CACHE_NONE,      /* around the page cache (O_DIRECT); a flush reaches the disk */
+    BLOCK_CACHE_UNSAFE,    /* flushes do nothing: a power cut may take everything since opening */
+};
+
+/* How the host is asked. */
+enum block_aio { BLOCK_AIO_AUTO, BLOCK_AIO_THREADS, BLOCK_AIO_URING };
+
+struct block_options {
+    enum block_format format;
+    enum block_cache cache;
+    enum block_aio aio;
+    bool read_only;
+    bool no_lock;     /* do not care for other users of the file: for looking only */
+    bool no_backing;  /* qcow2: leave the backing file alone; what is not here reads as zeroes */
+    bool damaged_ok;  /* qcow2: open for repair what is marked dirty or corrupt */
+    bool synchronous; /* only execute() is going to be used: no threads are started */
+};
+
+/*
+ * A file or block device, locked against a second writer. NULL with @err.
+ *
+ * A guest that owns a raw disk could write the header of a qcow2 image that names any file of the host
+ * as its backing file. So the format is looked for in the first bytes only when @format is PROBE, and a
+ * disk found to be raw that way then refuses writes that would make it look like another format.
+ */
+struct block_device *block_open(const char *path, const struct block_options *options, struct error *err);
+
+/* A raw file or block device with the usual options. */
 struct block_device *block_raw_open(const char *path, bool read_only, struct error *err);
 
 /* Reads zeroes, accepts writes: for tests. */
 struct block_device *block_null_open(u64 size);
+
+/* The name of a format ("raw", "qcow2"), and the format of a name; PROBE when there is none. */
+const char *block_format_name(enum block_format format);
+enum block_format block_format_find(const char *name);
+
+/* "writeback", "none", "unsafe"; the first when it is neither. */
+enum block_cache block_cache_find(const char *name);
+
+/* What the first bytes of a file say. */
+int block_probe(const char *path, enum block_format *format, struct error *err);
+
+/* --- without waiting for done(): for tools and for what lies below another image --- */
+
+int block_read(struct block_device *b, u64 offset, void *buf, u64 len);
+int block_write(struct block_device *b, u64 offset, const void *buf, u64 len);
+int block_write_zeroes(struct block_device *b, u64 offset, u64 len, bool unmap);
+int block_flush(struct block_device *b);
+int block_extent(struct block_device *b, u64 offset, u64 len, struct block_extent *e);
+int block_resize(struct block_device *b, u64 size, struct error *err);
 
 #endif
