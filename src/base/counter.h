@@ -10,34 +10,35 @@
 
 #include "base/compiler.h"
 
-#define COUNTERS(X)                                         \
-    X(insns, "guest instructions executed")                 \
-    X(blocks_run, "blocks entered")                         \
-    X(blocks_decoded, "blocks decoded")                     \
-    X(blocks_invalidated, "blocks dropped after a write")   \
-    X(tlb_misses, "software TLB misses")                    \
-    X(tlb_flushes, "software TLB flushes")                  \
-    X(page_faults, "guest page faults")                     \
-    X(exceptions, "other guest exceptions")                 \
-    X(interrupts, "interrupts taken")                       \
-    X(ipis, "interprocessor interrupts sent")               \
-    X(halts, "HLT that slept")                              \
-    X(kicks, "times the vCPU was kicked")                   \
-    X(native_stubs, "instructions executed by a host stub") \
-    X(pio_reads, "port reads")                              \
-    X(pio_writes, "port writes")                            \
-    X(mmio_reads, "memory-mapped reads")                    \
-    X(mmio_writes, "memory-mapped writes")                  \
-    X(cpuid_exits, "CPUID instructions")                    \
-    X(msr_reads, "MSR reads")                               \
-    X(msr_writes, "MSR writes")                             \
-    X(lockstep_runs, "runs compared with the interpreter")  \
-    X(lockstep_once, "instructions that cannot run twice")  \
-    X(kvm_exits, "exits from KVM")                          \
-    X(kvm_rescues, "times the interpreter took over")       \
-    X(exclusive, "times all vCPUs were stopped")            \
-    X(virtio_kicks, "virtio doorbells")                     \
-    X(virtio_irqs, "virtio interrupts")                     \
+#define COUNTERS(X)                                                      \
+    X(insns, "guest instructions executed")                              \
+    X(blocks_run, "blocks entered")                                      \
+    X(blocks_decoded, "blocks decoded")                                  \
+    X(blocks_invalidated, "blocks dropped after a write")                \
+    X(tlb_misses, "walks of page tables by the software TLB")            \
+    X(tlb_refills, "software TLB misses that its second level answered") \
+    X(tlb_flushes, "software TLB flushes")                               \
+    X(page_faults, "guest page faults")                                  \
+    X(exceptions, "other guest exceptions")                              \
+    X(interrupts, "interrupts taken")                                    \
+    X(ipis, "interprocessor interrupts sent")                            \
+    X(halts, "HLT that slept")                                           \
+    X(kicks, "times the vCPU was kicked")                                \
+    X(native_stubs, "instructions executed by a host stub")              \
+    X(pio_reads, "port reads")                                           \
+    X(pio_writes, "port writes")                                         \
+    X(mmio_reads, "memory-mapped reads")                                 \
+    X(mmio_writes, "memory-mapped writes")                               \
+    X(cpuid_exits, "CPUID instructions")                                 \
+    X(msr_reads, "MSR reads")                                            \
+    X(msr_writes, "MSR writes")                                          \
+    X(lockstep_runs, "runs compared with the interpreter")               \
+    X(lockstep_once, "instructions that cannot run twice")               \
+    X(kvm_exits, "exits from KVM")                                       \
+    X(kvm_rescues, "times the interpreter took over")                    \
+    X(exclusive, "times all vCPUs were stopped")                         \
+    X(virtio_kicks, "virtio doorbells")                                  \
+    X(virtio_irqs, "virtio interrupts")                                  \
     X(guest_errors, "device errors caused by the guest")
 
 struct counters {

@@ -64,27 +64,6 @@ static void combine(struct walk *w, u64 entry)
     w->nx |= w->size == 8 && (entry & PTE_NX);
 }
 
-/* SDM vol. 3, 4.6.1: what the mode of the access may do with a page of these rights. */
-static unsigned allowed(const struct walk *w)
-{
-    const struct x86_state *s = w->s;
-    if (w->access & PAGING_USER) {
-        if (!w->user)
-            return 0;
-        return PAGING_R | (w->writable ? PAGING_W : 0) | (w->nx ? 0 : PAGING_X);
-    }
-    unsigned allow = PAGING_R | PAGING_X;
-    if (w->writable || !(s->cr0 & X86_CR0_WP))
-        allow |= PAGING_W;
-    if (w->nx)
-        allow &= ~PAGING_X;
-    if (w->user && (s->cr4 & X86_CR4_SMEP))
-        allow &= ~PAGING_X;
-    if (w->user && (s->cr4 & X86_CR4_SMAP) && !(w->access & PAGING_AC))
-        allow &= PAGING_X;
-    return allow;
-}
-
 static int fail(const struct walk *w, struct paging_page *out, u32 error)
 {
     const struct x86_state *s = w->s;
@@ -115,7 +94,7 @@ static void set_page(struct walk *w, struct paging_page *out, u64 leaf, u64 base
     out->nx = w->nx;
     out->dirty = (leaf & PTE_D) != 0;
     out->global = (leaf & PTE_G) && (w->s->cr4 & X86_CR4_PGE);
-    out->allow = (u8)allowed(w);
+    out->allow = (u8)paging_allowed(w->s, w->access, w->user, w->writable, w->nx);
 }
 
 static int walk_legacy(struct walk *w, u64 la, struct paging_page *out)

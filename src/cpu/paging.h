@@ -44,6 +44,30 @@ struct paging_page {
 };
 
 /*
+ * What an access made as @access says (PAGING_USER, PAGING_AC) may do with a page of these rights: PAGING_R,
+ * W, X. SDM vol. 3, 4.6.1.
+ */
+static inline unsigned paging_allowed(const struct x86_state *s, unsigned access, bool user, bool writable,
+                                      bool nx)
+{
+    if (!(s->cr0 & X86_CR0_PG))
+        return PAGING_R | PAGING_W | PAGING_X;
+    if (access & PAGING_USER) {
+        if (!user)
+            return 0;
+        return PAGING_R | (writable ? PAGING_W : 0) | (nx ? 0 : PAGING_X);
+    }
+    unsigned allow = PAGING_R | PAGING_X;
+    if (writable || !(s->cr0 & X86_CR0_WP))
+        allow |= PAGING_W;
+    if (nx || (user && (s->cr4 & X86_CR4_SMEP)))
+        allow &= ~PAGING_X;
+    if (user && (s->cr4 & X86_CR4_SMAP) && !(access & PAGING_AC))
+        allow &= PAGING_X;
+    return allow;
+}
+
+/*
  * Translates @la for @access and sets accessed and dirty bits, atomically with respect to other
  * vCPUs. 0, or -1 with @out->error; then nothing was changed.
  */

@@ -28,14 +28,14 @@ static ALWAYS_INLINE struct soft_tlb_entry *soft_tlb_entry(struct soft_cpu *c, u
     static ALWAYS_INLINE u##N soft_read##N(struct soft_cpu *c, u64 la)                \
     {                                                                                 \
         const struct soft_tlb_entry *e = soft_tlb_entry(c, la);                       \
-        if (likely(e->read == (((la + N / 8 - 1) & PAGE_MASK) | c->ctx)))             \
+        if (likely(e->read[c->user] == (((la + N / 8 - 1) & PAGE_MASK) | c->ctx)))    \
             return soft_host_read##N((const void *)(uintptr_t)(la + (u64)e->addend)); \
         return (u##N)soft_read_slow(c, la, N / 8);                                    \
     }                                                                                 \
     static ALWAYS_INLINE void soft_write##N(struct soft_cpu *c, u64 la, u##N v)       \
     {                                                                                 \
         const struct soft_tlb_entry *e = soft_tlb_entry(c, la);                       \
-        if (likely(e->write == (((la + N / 8 - 1) & PAGE_MASK) | c->ctx))) {          \
+        if (likely(e->write[c->user] == (((la + N / 8 - 1) & PAGE_MASK) | c->ctx))) { \
             soft_host_write##N((void *)(uintptr_t)(la + (u64)e->addend), v);          \
             return;                                                                   \
         }                                                                             \
@@ -51,7 +51,7 @@ DEFINE_HOST_ACCESS(64)
 static ALWAYS_INLINE u64 soft_stack_read64(struct soft_cpu *c, u64 la)
 {
     const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    if (likely(e->read == (((la + 7) & PAGE_MASK) | c->ctx)))
+    if (likely(e->read[c->user] == (((la + 7) & PAGE_MASK) | c->ctx)))
         return soft_host_read64((const void *)(uintptr_t)(la + (u64)e->addend));
     return soft_stack_read_slow(c, la);
 }
@@ -59,7 +59,7 @@ static ALWAYS_INLINE u64 soft_stack_read64(struct soft_cpu *c, u64 la)
 static ALWAYS_INLINE void soft_stack_write64(struct soft_cpu *c, u64 la, u64 v)
 {
     const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    if (likely(e->write == (((la + 7) & PAGE_MASK) | c->ctx)))
+    if (likely(e->write[c->user] == (((la + 7) & PAGE_MASK) | c->ctx)))
         soft_host_write64((void *)(uintptr_t)(la + (u64)e->addend), v);
     else
         soft_stack_write_slow(c, la, v);

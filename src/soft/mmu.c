@@ -1,19 +1,25 @@
 /*
  * The software TLB.
  *
- * 1. A tag is valid while its context number is in use: flushing a PCID forgets its numbers and old
- *    entries can never match again. When the numbers run out, the table is wiped and they start over.
- * 2. An entry of a global page is valid under every PCID of its class, so it is given a new tag when
- *    it is met with an old one. Flushing globals wipes the table.
+ * 1. An address space (a PCID, between two flushes of it) has an even number. What it is valid for is in the
+ *    low bits of an entry's tag: that number, or TAG_GLOBAL where the page is global. Flushing a PCID forgets
+ *    its number, and old entries can never match again. When the numbers run out, the table is wiped and
+ *    they start over.
+ * 2. The context numbers of accesses: the space's number at CPL 3; its number plus one for the supervisor
+ *    while EFLAGS.AC lifts SMAP; else CTX_SYS for the supervisor, in whichever space, so that a kernel's
+ * global pages outlive every switch. Pages that are not global and have a tag with CTX_SYS are in a list and
+ * lose it when the space changes.
  * 3. A large page enters as the 4 KiB pieces that are used. Two bitmaps remember in which 4 MiB and
  *    1 GiB regions that happened; INVLPG in such a region looks through the whole table.
  * 4. An entry has a write tag only while its page is untracked (memory.h) and dirty in the page
- *    table. The attributes in `gpa` tell what the page table allows regardless of that.
+ *    table. The attributes in `gpa` tell what the page table says regardless of that.
  * 5. Where accesses need checks (#AC, data breakpoints) c->ctx is a number that no tag has, so that
  *    all of them come here.
  * 6. The ranges of CPL 3 hold what the context of MMU_USER may access, the others what that of MMU_SYS may
  *    (so they are right with SMAP's AC set, too). They go when the context's number changes, and whenever an
  *    entry of the table is dropped for another reason than room.
+ * 7. Behind the table stand two others, which only this file knows: one of small pages, one of large pages in
+ *    pieces of 2 MiB. Whatever drops entries of the table drops theirs.
  */
 #include <errno.h>
 
@@ -21,35 +27,46 @@
 #include "soft/mmu-inline.h"
 #include "soft/system-internal.h"
 
-#define CTX_FIRST 1
+#define TAG_GLOBAL 0 /* rule 1 */
+#define CTX_SYS 1    /* rule 2 */
+#define SPACE_FIRST 2
 #define CTX_NEVER 0xffe /* rule 5; 0xfff is that of SOFT_TLB_NONE */
 #define PCIDS 4096
 
 /* Low bits of soft_tlb_entry.gpa */
 enum {
     ATTR_GLOBAL = 1 << 0,
-    ATTR_CLASS_SHIFT = 1, /* 2 bits */
-    ATTR_2M = 1 << 3,     /* a piece of a 2 or 4 MiB page */
-    ATTR_1G = 1 << 4,
-    ATTR_RAM = 1 << 5,
-    ATTR_R = 1 << 6, /* << enum soft_access: allowed, and for writes D is set */
-    ATTR_W = 1 << 7,
-    ATTR_X = 1 << 8,
+    ATTR_USER = 1 << 1,
+    ATTR_WRITABLE = 1 << 2,
+    ATTR_NX = 1 << 3,
+    ATTR_DIRTY = 1 << 4,
+    ATTR_2M = 1 << 5, /* a piece of a 2 or 4 MiB page */
+    ATTR_1G = 1 << 6,
+    ATTR_RAM = 1 << 7,
 };
-#define ATTR_CLASS (3u << ATTR_CLASS_SHIFT)
 
 #define REGION_BITS 1024
 
-#define LARGE_SHIFT 21               /* large pieces that ranges take */
-#define SMALL_LIMIT (PAGE_SIZE - 15) /* soft_range.limit of one page */
+/* Rule 7. As in soft_tlb_entry; of large pages, tag and gpa are those of the 2 MiB piece. */
+struct behind {
+    u64 tag, gpa;
+};
+#define SMALL_BITS 12
+#define LARGE_BITS 7
+#define LARGE_SHIFT SOFT_TLB_WIDE_SHIFT
 
 struct mmu_private {
     struct paging_env env;
-    u16 ctx[PCIDS][MMU_CLASSES]; /* 0: none yet */
-    u16 next_ctx;
+    u16 space[PCIDS]; /* 0: none yet */
+    u16 next_space;
+    u16 space_now;
     enum mmu_class cls; /* of explicit accesses now */
     u64 range_ctx[2];   /* rule 6: whose accesses the ranges serve */
     bool check_align, check_data;
+    bool private_all;  /* rule 2: the list was too short */
+    u16 private_count; /* entries of the table, by index: */
+    u16 private_list[SOFT_TLB_SIZE];
+    struct behind small[1 << SMALL_BITS], large[1 << LARGE_BITS];
     u64 region_4m[REGION_BITS / 64], region_1g[REGION_BITS / 64]; /* rule 3, by a hash of the region */
 };
 
@@ -76,6 +93,10 @@ static void wipe(struct soft_cpu *c)
         lockstep_fills(c, NULL);
     memset(c->tlb, 0xff, sizeof c->tlb);
     clear_all_ranges(c);
+    memset(c->mmu->small, 0xff, sizeof c->mmu->small);
+    memset(c->mmu->large, 0xff, sizeof c->mmu->large);
+    c->mmu->private_count = 0;
+    c->mmu->private_all = false;
     memset(c->mmu->region_4m, 0, sizeof c->mmu->region_4m);
     memset(c->mmu->region_1g, 0, sizeof c->mmu->region_1g);
 }
@@ -86,7 +107,7 @@ int mmu_init(struct soft_cpu *c, struct error *err)
     if (!m)
         return error_set(err, ENOMEM, "no memory for a software TLB");
     c->mmu = m;
-    m->next_ctx = CTX_FIRST;
+    m->next_space = SPACE_FIRST;
     paging_env_init(&m->env, c->vcpu->vm->memory, c->vcpu->vm->cpuid);
     wipe(c);
     return 0;
@@ -110,22 +131,55 @@ static unsigned current_pcid(const struct soft_cpu *c)
     return c->s->cr4 & X86_CR4_PCIDE ? c->s->cr3 & 0xfff : 0;
 }
 
-/* The context number of @cls under the current PCID. */
-static u64 context(struct soft_cpu *c, enum mmu_class cls)
+/* The number of the current address space. */
+static u16 current_space(struct soft_cpu *c)
 {
     struct mmu_private *m = c->mmu;
-    u16 *n = &m->ctx[current_pcid(c)][cls];
+    u16 *n = &m->space[current_pcid(c)];
     if (likely(*n))
         return *n;
-    if (m->next_ctx == CTX_NEVER) {
+    if (m->next_space >= CTX_NEVER) {
         wipe(c);
-        memset(m->ctx, 0, sizeof m->ctx);
-        m->next_ctx = CTX_FIRST;
-        mmu_update(c);
+        memset(m->space, 0, sizeof m->space);
+        m->next_space = SPACE_FIRST;
     }
-    if (!*n)
-        *n = m->next_ctx++;
+    *n = m->next_space;
+    m->next_space += 2;
     return *n;
+}
+
+static u64 context(const struct soft_cpu *c, enum mmu_class cls)
+{
+    return cls == MMU_SYS ? CTX_SYS : c->mmu->space_now + (cls == MMU_SYS_AC);
+}
+
+/* Rule 2. */
+static void drop_private(struct soft_cpu *c)
+{
+    struct mmu_private *m = c->mmu;
+    bool all = m->private_all || c->lockstep; /* which puts back entries that are not in the list any more */
+    unsigned count = all ? SOFT_TLB_SIZE : m->private_count;
+    if (count)
+        clear_ranges(c->range[0][0], 2 * SOFT_RANGES);
+    for (unsigned i = 0; i < count; i++) {
+        struct soft_tlb_entry *e = &c->tlb[all ? i : m->private_list[i]];
+        if (e->gpa & ATTR_GLOBAL)
+            continue;
+        e->read[0] = e->write[0] = SOFT_TLB_NONE;
+        if ((e->exec & ~PAGE_MASK) == CTX_SYS)
+            e->exec = SOFT_TLB_NONE;
+    }
+    m->private_count = 0;
+    m->private_all = false;
+}
+
+static void note_private(struct soft_cpu *c, const struct soft_tlb_entry *e)
+{
+    struct mmu_private *m = c->mmu;
+    if (m->private_count < ARRAY_SIZE(m->private_list))
+        m->private_list[m->private_count++] = (u16)(e - c->tlb);
+    else
+        m->private_all = true;
 }
 
 /* Rule 6. */
@@ -151,10 +205,13 @@ void mmu_update(struct soft_cpu *c)
     m->check_align = c->cpl == 3 && (s->rflags & X86_AC) && (s->cr0 & X86_CR0_AM);
     m->check_data = soft_breakpoints_armed(c) && (s->dr7 & 0x33330000u);
 
-    context(c, MMU_SYS);
-    context(c, m->cls);
-    /* Only now are both surely of the same generation of numbers. */
-    c->ctx_sys = context(c, MMU_SYS);
+    u16 space = current_space(c);
+    if (space != m->space_now) {
+        drop_private(c);
+        m->space_now = space;
+    }
+    c->user = m->cls == MMU_USER;
+    c->ctx_sys = CTX_SYS;
     c->ctx = m->check_align || m->check_data ? CTX_NEVER : context(c, m->cls);
     update_ranges(c);
 }
@@ -171,9 +228,9 @@ void soft_tlb_flush_all(struct soft_cpu *c, bool globals)
         return;
     }
     if (c->s->cr4 & X86_CR4_PCIDE)
-        memset(m->ctx, 0, sizeof m->ctx);
+        memset(m->space, 0, sizeof m->space);
     else
-        memset(m->ctx[0], 0, sizeof m->ctx[0]);
+        m->space[0] = 0;
     mmu_update(c);
 }
 
@@ -181,13 +238,13 @@ void soft_tlb_flush_pcid(struct soft_cpu *c, unsigned pcid)
 {
     c->vcpu->counters.tlb_flushes++;
     trace(mmu, "cpu%u: flush PCID %u", c->vcpu->index, pcid);
-    memset(c->mmu->ctx[pcid % PCIDS], 0, sizeof c->mmu->ctx[0]);
+    c->mmu->space[pcid % PCIDS] = 0;
     mmu_update(c);
 }
 
 static void drop(struct soft_tlb_entry *e)
 {
-    e->read = e->write = e->exec = e->tag = SOFT_TLB_NONE;
+    e->read[0] = e->read[1] = e->write[0] = e->write[1] = e->exec = e->tag = SOFT_TLB_NONE;
 }
 
 static bool region_test(const u64 *map, u64 region)
@@ -213,6 +270,29 @@ static void drop_large(struct soft_cpu *c, u64 la)
     }
 }
 
+static struct behind *small_behind(struct soft_cpu *c, u64 la)
+{
+    return &c->mmu->small[(la >> PAGE_SHIFT) & MASK(SMALL_BITS)];
+}
+
+static struct behind *large_behind(struct soft_cpu *c, u64 la)
+{
+    return &c->mmu->large[(la >> LARGE_SHIFT) & MASK(LARGE_BITS)];
+}
+
+/* Of both pieces of a 4 MiB page, and more of a 1 GiB page than it needs. */
+static void drop_behind(struct soft_cpu *c, u64 la)
+{
+    struct mmu_private *m = c->mmu;
+    struct behind *b = small_behind(c, la);
+    if (((b->tag ^ la) & PAGE_MASK) == 0)
+        b->tag = SOFT_TLB_NONE;
+    large_behind(c, la)->tag = SOFT_TLB_NONE;
+    large_behind(c, la ^ BIT(LARGE_SHIFT))->tag = SOFT_TLB_NONE;
+    if (region_test(m->region_1g, la >> 30))
+        memset(m->large, 0xff, sizeof m->large);
+}
+
 /* Drops @la under every PCID and the global pages too: more than the manual asks for, and allowed. */
 void soft_tlb_invlpg(struct soft_cpu *c, u64 la)
 {
@@ -220,6 +300,7 @@ void soft_tlb_invlpg(struct soft_cpu *c, u64 la)
     clear_all_ranges(c);
     if (((e->tag ^ la) & PAGE_MASK) == 0)
         drop(e);
+    drop_behind(c, la);
     if (region_test(c->mmu->region_4m, la >> 22) || region_test(c->mmu->region_1g, la >> 30))
         drop_large(c, la);
 }
@@ -233,10 +314,12 @@ void soft_tlb_protect(struct soft_cpu *c, u64 gpa)
 {
     for (unsigned i = 0; i < SOFT_TLB_SIZE; i++) {
         struct soft_tlb_entry *e = &c->tlb[i];
-        if (e->write != SOFT_TLB_NONE && ((e->gpa ^ gpa) & PAGE_MASK) == 0)
-            e->write = SOFT_TLB_NONE;
-        e->write_limit = SMALL_LIMIT;
+        if (((e->gpa ^ gpa) & PAGE_MASK) == 0)
+            e->write[0] = e->write[1] = SOFT_TLB_NONE;
+        e->gpa &= ~(u64)SOFT_TLB_WIDE_WRITE;
     }
+    for (unsigned i = 0; i < ARRAY_SIZE(c->mmu->large); i++)
+        c->mmu->large[i].gpa &= ~(u64)SOFT_TLB_WIDE_WRITE;
     clear_write_ranges(c);
 }
 
@@ -247,79 +330,19 @@ static u64 ram_offset(const struct soft_cpu *c, u64 gpa)
     return (u64)memory_ram_offset(c->mmu->env.memory, gpa);
 }
 
-/* Sets the tags that the attributes of @e allow for the page and context @tag. */
-static void set_tags(struct soft_cpu *c, struct soft_tlb_entry *e, u64 tag)
-{
-    bool ram = e->gpa & ATTR_RAM;
-    e->tag = tag;
-    e->read = ram && (e->gpa & ATTR_R) ? tag : SOFT_TLB_NONE;
-    e->exec = ram && (e->gpa & ATTR_X) ? tag : SOFT_TLB_NONE;
-    e->write = SOFT_TLB_NONE;
-    if (ram && (e->gpa & ATTR_W) && !c->hide_writes &&
-        !memory_page_tracked(c->mmu->env.memory, ram_offset(c, e->gpa & PAGE_MASK)))
-        e->write = tag;
-}
-
-void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show)
-{
-    struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    bool hide = c->hide_writes;
-    if (!show) {
-        e->write = SOFT_TLB_NONE;
-        clear_write_ranges(c);
-    } else if (e->tag == ((la & PAGE_MASK) | c->ctx)) {
-        c->hide_writes = false;
-        set_tags(c, e, e->tag);
-        c->hide_writes = hide;
-    }
-}
-
-/* For ranges: more than the page where it is a piece of a large one whose RAM is in one piece in the host. */
-static void set_limits(const struct soft_cpu *c, struct soft_tlb_entry *e, const struct paging_page *p,
-                       const u8 *host)
+/* For ranges: the 2 MiB around @gpa, where they are one mapping and lie in one piece in the host. */
+static u64 wide_flags(const struct soft_cpu *c, u64 gpa)
 {
     const struct memory *m = c->mmu->env.memory;
-    u64 size = 1ull << LARGE_SHIFT, first = p->gpa & ~(size - 1), last = first + size - PAGE_SIZE;
-    u64 inside = (p->gpa & PAGE_MASK) - first;
-    e->read_limit = e->write_limit = SMALL_LIMIT;
-    if (p->shift < LARGE_SHIFT || memory_ram(m, first) + inside != host ||
-        memory_ram(m, last) != host + (last - first - inside))
-        return;
-    e->read_limit = size - 15;
-    if ((p->allow & PAGING_W) && p->dirty && !memory_large_page_tracked(m, ram_offset(c, first)))
-        e->write_limit = size - 15;
-}
-
-static void set_entry(struct soft_cpu *c, struct soft_tlb_entry *e, u64 la, enum mmu_class cls,
-                      const struct paging_page *p)
-{
-    u64 gpa = p->gpa & PAGE_MASK;
-    u64 attr = (u64)cls << ATTR_CLASS_SHIFT;
-    u8 *host = memory_ram(c->mmu->env.memory, gpa);
-    if (unlikely(c->lockstep))
-        lockstep_fills(c, e);
-    if (host) {
-        attr |= ATTR_RAM;
-        e->addend = (intptr_t)((uintptr_t)host - (la & PAGE_MASK));
-        set_limits(c, e, p, host);
-    }
-    if (p->global)
-        attr |= ATTR_GLOBAL;
-    if (p->shift == 30) {
-        attr |= ATTR_1G;
-        region_set(c->mmu->region_1g, la >> 30);
-    } else if (p->shift > 12) {
-        attr |= ATTR_2M;
-        region_set(c->mmu->region_4m, la >> 22);
-    }
-    if (p->allow & PAGING_R)
-        attr |= ATTR_R;
-    if ((p->allow & PAGING_W) && p->dirty)
-        attr |= ATTR_W;
-    if (p->allow & PAGING_X)
-        attr |= ATTR_X;
-    e->gpa = gpa | attr;
-    set_tags(c, e, (la & PAGE_MASK) | context(c, cls));
+    u64 size = 1ull << LARGE_SHIFT, first = gpa & ~(size - 1), last = first + size - PAGE_SIZE;
+    if (!(gpa & (ATTR_2M | ATTR_1G)) || !(gpa & ATTR_RAM))
+        return 0;
+    const u8 *host = memory_ram(m, first);
+    if (!host || memory_ram(m, last) != host + (last - first))
+        return 0;
+    if ((gpa & ATTR_DIRTY) && !memory_large_page_tracked(m, ram_offset(c, first)))
+        return SOFT_TLB_WIDE_READ | SOFT_TLB_WIDE_WRITE;
+    return SOFT_TLB_WIDE_READ;
 }
 
 static unsigned paging_access(enum mmu_class cls, enum soft_access access)
@@ -332,28 +355,166 @@ static unsigned paging_access(enum mmu_class cls, enum soft_access access)
     return a;
 }
 
+/* What @access may do with a page of the attributes @attr: PAGING_R, W, X. */
+static unsigned allowed(const struct soft_cpu *c, u64 attr, unsigned access)
+{
+    return paging_allowed(c->s, access, attr & ATTR_USER, attr & ATTR_WRITABLE, attr & ATTR_NX);
+}
+
+static bool smap(const struct x86_state *s)
+{
+    return (s->cr4 & X86_CR4_SMAP) && (s->cr0 & X86_CR0_PG);
+}
+
+/*
+ * Sets the tags of @e, which translates @page, as an access of @cls wants them. The supervisor's tags of a
+ * user page under SMAP are for when AC is set; those of its own pages are for @cls, since it needs them for
+ * both in turn only.
+ */
+static void set_tags(struct soft_cpu *c, struct soft_tlb_entry *e, u64 page, enum mmu_class cls)
+{
+    u64 attr = e->gpa, space = c->mmu->space_now;
+    unsigned user = allowed(c, attr, PAGING_USER), sys = allowed(c, attr, PAGING_AC);
+    u64 by_user = page | space, by_cls = page | context(c, cls), by_sys = page | CTX_SYS;
+    if (attr & ATTR_USER ? smap(c->s) : cls == MMU_SYS_AC)
+        by_sys = page | (space + 1);
+    bool ram = attr & ATTR_RAM;
+    bool write = ram && (attr & ATTR_DIRTY) && !c->hide_writes &&
+                 !memory_page_tracked(c->mmu->env.memory, ram_offset(c, attr & PAGE_MASK));
+    e->read[0] = ram && (sys & PAGING_R) ? by_sys : SOFT_TLB_NONE;
+    e->read[1] = ram && (user & PAGING_R) ? by_user : SOFT_TLB_NONE;
+    e->write[0] = write && (sys & PAGING_W) ? by_sys : SOFT_TLB_NONE;
+    e->write[1] = write && (user & PAGING_W) ? by_user : SOFT_TLB_NONE;
+    e->exec = SOFT_TLB_NONE;
+    if (ram && (cls == MMU_USER ? user : sys) & PAGING_X)
+        e->exec = by_cls;
+    else if (ram && (user & PAGING_X))
+        e->exec = by_user;
+    if (!(attr & ATTR_GLOBAL) && (by_sys == (page | CTX_SYS) || e->exec == (page | CTX_SYS)))
+        note_private(c, e);
+}
+
+/* Is @tag that of @at (a page, or a piece of a large one) in the current space? */
+static bool tag_holds(const struct soft_cpu *c, u64 tag, u64 at)
+{
+    return tag == (at | c->mmu->space_now) || tag == (at | TAG_GLOBAL);
+}
+
+void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show)
+{
+    struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    bool hide = c->hide_writes;
+    if (!show) {
+        e->write[0] = e->write[1] = SOFT_TLB_NONE;
+        clear_write_ranges(c);
+    } else if (tag_holds(c, e->tag, la & PAGE_MASK)) {
+        c->hide_writes = false;
+        set_tags(c, e, la & PAGE_MASK, c->mmu->cls);
+        c->hide_writes = hide;
+    }
+}
+
+static u64 attributes(struct soft_cpu *c, u64 la, const struct paging_page *p)
+{
+    u64 attr = memory_ram(c->mmu->env.memory, p->gpa) ? ATTR_RAM : 0;
+    if (p->global)
+        attr |= ATTR_GLOBAL;
+    if (p->user)
+        attr |= ATTR_USER;
+    if (p->writable)
+        attr |= ATTR_WRITABLE;
+    if (p->nx)
+        attr |= ATTR_NX;
+    if (p->dirty)
+        attr |= ATTR_DIRTY;
+    if (p->shift == 30) {
+        attr |= ATTR_1G;
+        region_set(c->mmu->region_1g, la >> 30);
+    } else if (p->shift > 12) {
+        attr |= ATTR_2M;
+        region_set(c->mmu->region_4m, la >> 22);
+    }
+    return attr;
+}
+
+/* @gpa: of the page, with attributes. */
+static void set_entry(struct soft_cpu *c, struct soft_tlb_entry *e, u64 la, enum mmu_class cls, u64 gpa)
+{
+    u64 page = la & PAGE_MASK;
+    u8 *host = memory_ram(c->mmu->env.memory, gpa & PAGE_MASK);
+    if (unlikely(c->lockstep))
+        lockstep_fills(c, e);
+    e->addend = (intptr_t)((uintptr_t)host - page);
+    e->gpa = gpa;
+    e->tag = page | (gpa & ATTR_GLOBAL ? TAG_GLOBAL : c->mmu->space_now);
+    set_tags(c, e, page, cls);
+}
+
+/* May what the page table said before answer for this access? What it forbids the page table is asked again.
+ */
+static bool suffices(const struct soft_cpu *c, u64 attr, enum mmu_class cls, enum soft_access access)
+{
+    return (allowed(c, attr, paging_access(cls, 0)) & (PAGING_R << access)) &&
+           (access != SOFT_WRITE || (attr & ATTR_DIRTY));
+}
+
+/* The page of @la with attributes from the tables behind, or ~0. */
+static u64 look_behind(struct soft_cpu *c, u64 la)
+{
+    const struct behind *b = small_behind(c, la);
+    if (tag_holds(c, b->tag, la & PAGE_MASK))
+        return b->gpa;
+    b = large_behind(c, la);
+    if (!tag_holds(c, b->tag, la & ~MASK(LARGE_SHIFT)))
+        return ~0ull;
+    u64 gpa = b->gpa | (la & MASK(LARGE_SHIFT) & PAGE_MASK);
+    gpa &= ~(u64)ATTR_RAM; /* which a large page is in parts only */
+    return memory_ram(c->mmu->env.memory, gpa & PAGE_MASK) ? gpa | ATTR_RAM : gpa;
+}
+
+static void put_behind(struct soft_cpu *c, u64 la, u64 gpa)
+{
+    bool large = gpa & (ATTR_2M | ATTR_1G);
+    u64 mask = large ? MASK(LARGE_SHIFT) & PAGE_MASK : 0;
+    struct behind *b = large ? large_behind(c, la) : small_behind(c, la);
+    b->tag = (la & PAGE_MASK & ~mask) | (gpa & ATTR_GLOBAL ? TAG_GLOBAL : c->mmu->space_now);
+    b->gpa = gpa & ~mask;
+}
+
+static bool entry_holds(const struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la, enum mmu_class cls,
+                        enum soft_access access)
+{
+    u64 tag = (la & PAGE_MASK) | context(c, cls);
+    bool user = cls == MMU_USER;
+    return (access == SOFT_READ ? e->read[user] : access == SOFT_WRITE ? e->write[user] : e->exec) == tag;
+}
+
 /* The entry that translates @la for @access, or NULL with *@error the page fault's code. */
 static struct soft_tlb_entry *try_translate(struct soft_cpu *c, enum mmu_class cls, u64 la,
                                             enum soft_access access, u32 *error)
 {
     struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    u64 tag = (la & PAGE_MASK) | context(c, cls);
-    if (e->tag != tag && ((e->tag ^ tag) & PAGE_MASK) == 0 && (e->gpa & ATTR_GLOBAL) &&
-        (e->gpa & ATTR_CLASS) >> ATTR_CLASS_SHIFT == cls && e->tag != SOFT_TLB_NONE)
-        set_tags(c, e, tag); /* rule 2 */
-    if (e->tag == tag && (e->gpa & (ATTR_R << access))) {
-        if (access == SOFT_WRITE && e->write == SOFT_TLB_NONE)
-            set_tags(c, e, tag); /* the page may be tracked no more */
+    if (entry_holds(c, e, la, cls, access))
+        return e;
+    if (tag_holds(c, e->tag, la & PAGE_MASK) && suffices(c, e->gpa, cls, access)) {
+        set_tags(c, e, la & PAGE_MASK, cls);
         return e;
     }
-
-    struct paging_page p;
-    c->vcpu->counters.tlb_misses++;
-    if (paging_walk(&c->mmu->env, c->s, la, paging_access(cls, access), &p) != 0) {
-        *error = p.error;
-        return NULL;
+    u64 gpa = likely(!c->lockstep) ? look_behind(c, la) : ~0ull;
+    if (gpa == ~0ull || !suffices(c, gpa, cls, access)) {
+        struct paging_page p;
+        c->vcpu->counters.tlb_misses++;
+        if (paging_walk(&c->mmu->env, c->s, la, paging_access(cls, access), &p) != 0) {
+            *error = p.error;
+            return NULL;
+        }
+        gpa = (p.gpa & PAGE_MASK) | attributes(c, la, &p);
+        gpa |= wide_flags(c, gpa);
+        put_behind(c, la, gpa);
+    } else {
+        c->vcpu->counters.tlb_refills++;
     }
-    set_entry(c, e, la, cls, &p);
+    set_entry(c, e, la, cls, gpa);
     return e;
 }
 
@@ -382,6 +543,12 @@ static u8 *host_of(const struct soft_tlb_entry *e, u64 la)
 static u64 gpa_of(const struct soft_tlb_entry *e, u64 la)
 {
     return (e->gpa & PAGE_MASK) | (la & ~PAGE_MASK);
+}
+
+/* Is @e, which was translated for a write, of an untracked page? */
+static bool direct_writes(const struct soft_tlb_entry *e)
+{
+    return (e->write[0] & e->write[1]) != SOFT_TLB_NONE;
 }
 
 static u64 read_part(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la, unsigned size)
@@ -430,7 +597,7 @@ static void write_part(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 l
     default: memcpy(host, &v, size);
     }
     /* After the write: whoever decodes the page meanwhile must find the generation moved. */
-    if (e->write == SOFT_TLB_NONE)
+    if (!direct_writes(e))
         note_write(c, e->gpa & PAGE_MASK);
 }
 
@@ -552,7 +719,7 @@ static void copy_out(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la,
 {
     if (e->gpa & ATTR_RAM) {
         memcpy(host_of(e, la), buf, len);
-        if (e->write == SOFT_TLB_NONE)
+        if (!direct_writes(e))
             note_write(c, e->gpa & PAGE_MASK);
         return;
     }
@@ -624,7 +791,7 @@ void soft_probe(struct soft_cpu *c, u64 la, unsigned len, enum soft_access acces
  */
 static bool untrack_for_write(struct soft_cpu *c, const struct soft_tlb_entry *e)
 {
-    if (e->write != SOFT_TLB_NONE)
+    if (direct_writes(e))
         return true;
     u64 offset = ram_offset(c, e->gpa & PAGE_MASK);
     if (memory_page_tracked(c->mmu->env.memory, offset))

@@ -182,7 +182,8 @@ static ALWAYS_INLINE void *native_direct(struct soft_cpu *c, u64 la, unsigned si
     const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
     u64 tag = ((la + size - 1) & PAGE_MASK) | c->ctx;
 
-    if ((access & BIT(SOFT_READ) && e->read != tag) || (access & BIT(SOFT_WRITE) && e->write != tag))
+    if ((access & BIT(SOFT_READ) && e->read[c->user] != tag) ||
+        (access & BIT(SOFT_WRITE) && e->write[c->user] != tag))
         return NULL;
     return (void *)(uintptr_t)(la + (u64)e->addend);
 }

@@ -28,24 +28,27 @@
 
 /* --- software TLB (mmu.c) --- */
 
-#define SOFT_TLB_BITS 10
+#define SOFT_TLB_BITS 11
 #define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
 
 /*
- * One 4 KiB page. A tag is the page's linear address with the context number in its low 12 bits;
+ * One 4 KiB page. A tag is the page's linear address with a context number in its low 12 bits;
  * SOFT_TLB_NONE where the access is not allowed or must be slow (MMIO, tracked page). A context
- * number stands for PCID and everything else that permissions depend on (CPL 3 or not, SMAP off by AC,
- * CR0.WP, ...): flushing a PCID gives it a new number. Host address = la + addend.
+ * number stands for what may be accessed now: see mmu.c. Reads and writes by user code and by the
+ * supervisor have tags of their own, so that both can use a page in turn. Host address = la + addend.
  */
 struct soft_tlb_entry {
-    u64 read, write, exec;
+    u64 read[2], write[2]; /* [1]: at CPL 3 */
+    u64 exec;
     intptr_t addend;
     u64 gpa; /* of the page, with the attribute bits of mmu.c in the low 12 */
-    u64 tag; /* page and context whatever the rights are; SOFT_TLB_NONE in an empty entry */
-    /* For soft_range.limit: the page's size, or that of the large page it is a piece of, less 15. */
-    u64 read_limit, write_limit;
+    u64 tag; /* page and address space whatever the rights are; SOFT_TLB_NONE in an empty entry */
 };
 #define SOFT_TLB_NONE (~0ull)
+/* Bits of gpa: a range may be as large as the piece of a large page that the entry is part of. */
+#define SOFT_TLB_WIDE_READ (1u << 8)
+#define SOFT_TLB_WIDE_WRITE (1u << 9)
+#define SOFT_TLB_WIDE_SHIFT 21
 
 /*
  * A level before the TLB for translated code, which picks the entry when it is made (the stack has one, each
@@ -75,6 +78,7 @@ struct soft_cpu {
     u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
     bool stop_block; /* leave the current block after this instruction (mode change, code written) */
     u32 mode;        /* enum soft_mode_bits: what decoding and block lookup depend on */
+    bool user;       /* accesses are those of CPL 3: index of soft_tlb_entry.read and write */
     u8 ext;          /* 1 while delivering an event from outside the program: EXT of error codes */
     bool no_step;    /* the current instruction is not followed by a single-step trap (INT n) */
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
@@ -97,7 +101,7 @@ struct soft_cpu {
     struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
     jmp_buf fault;           /* rule 1 */
-    struct mmu_private *mmu; /* mmu.c: contexts by PCID, large-page ranges */
+    struct mmu_private *mmu; /* mmu.c: contexts by PCID, the second level, large-page ranges */
     struct interpret_private *interpret;
 };
 

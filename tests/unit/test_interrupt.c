@@ -565,10 +565,10 @@ static void flush_request_is_served(void **state)
     struct fixture *f = *state;
     fx_long(f, 0);
     assert_int_equal(fx_read(f, FX_FREE, 8, NULL), FX_NO_FAULT);
-    assert_true(soft_tlb_entry(f->c, FX_FREE)->read != SOFT_TLB_NONE);
+    assert_true(soft_tlb_entry(f->c, FX_FREE)->read[0] != SOFT_TLB_NONE);
     vcpu_request(f->vcpu, VCPU_REQ_FLUSH_TLB);
     assert_false(soft_poll_events(f->c));
-    assert_true(soft_tlb_entry(f->c, FX_FREE)->read == SOFT_TLB_NONE);
+    assert_true(soft_tlb_entry(f->c, FX_FREE)->read[0] == SOFT_TLB_NONE);
     assert_int_equal(vcpu_requests(f->vcpu), 0);
 }
 

@@ -538,10 +538,10 @@ static void writes_are_direct_again_once_a_page_is_untracked(void **state)
     fx_long(f, 0);
     memory_mark_code(&f->memory, FX_FREE);
     assert_int_equal(fx_write(f, FX_FREE, 1, 8), FX_NO_FAULT);
-    assert_true(e->write == SOFT_TLB_NONE);
+    assert_true(e->write[0] == SOFT_TLB_NONE);
     memory_unmark_code(&f->memory, FX_FREE);
     assert_int_equal(fx_write(f, FX_FREE, 1, 8), FX_NO_FAULT);
-    assert_true(e->write == (FX_FREE | f->c->ctx));
+    assert_true(e->write[0] == (FX_FREE | f->c->ctx));
 }
 
 static void take_pointers(struct soft_cpu *c, void *arg)

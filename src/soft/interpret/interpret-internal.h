@@ -352,7 +352,7 @@ static inline u16 operand_read16(struct soft_cpu *c, struct insn *i, u64 la)
 static ALWAYS_INLINE void *fast_write_ptr(struct soft_cpu *c, u64 la, unsigned size)
 {
     const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    if (likely(e->write == (((la + size - 1) & PAGE_MASK) | c->ctx)))
+    if (likely(e->write[c->user] == (((la + size - 1) & PAGE_MASK) | c->ctx)))
         return (void *)(uintptr_t)(la + (u64)e->addend);
     return NULL;
 }

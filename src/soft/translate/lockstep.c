@@ -150,7 +150,7 @@ static void undo_fills(struct soft_cpu *c)
     else
         for (unsigned n = l->fill_count; n-- > 0;) {
             *l->fill[n].entry = l->fill[n].old;
-            l->fill[n].entry->write = SOFT_TLB_NONE;
+            l->fill[n].entry->write[0] = l->fill[n].entry->write[1] = SOFT_TLB_NONE;
         }
     l->fill_count = 0;
 }
@@ -206,7 +206,7 @@ static bool flags_dead(struct translate_cpu *t, u64 rip)
 {
     const struct memory *m = t->soft.vcpu->vm->memory;
     const struct soft_tlb_entry *e = soft_tlb_entry(&t->soft, rip);
-    const u8 *host = e->tag == ((rip & PAGE_MASK) | t->soft.ctx) ? memory_ram(m, e->gpa & PAGE_MASK) : NULL;
+    const u8 *host = e->exec == ((rip & PAGE_MASK) | t->soft.ctx) ? memory_ram(m, e->gpa & PAGE_MASK) : NULL;
     ZydisDecodedInstruction z;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     for (u64 at = rip & ~PAGE_MASK; host && at < PAGE_SIZE; at += z.length) {

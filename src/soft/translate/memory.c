@@ -156,21 +156,38 @@ static void emit_tlb_index(struct emit *e, unsigned size)
     emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
 }
 
+static size_t tlb_tag(bool user, bool write)
+{
+    return (write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read)) +
+           user * sizeof(u64);
+}
+
 static struct address tlb_field(size_t field)
 {
     return (struct address){HOST_CPU, HOST_A, 0, (i32)(offsetof(struct soft_cpu, tlb) + field)};
+}
+
+/* Into @to: soft_range.limit for the TLB entry whose offset is in A. */
+static void emit_limit(struct emit *e, unsigned to, bool write)
+{
+    u32 flag = write ? SOFT_TLB_WIDE_WRITE : SOFT_TLB_WIDE_READ;
+    struct encoding n = {.opcode = 0xf7, .imm_len = 4};
+    memcpy(n.imm, &flag, 4);
+    emit_mov_imm32(e, to, PAGE_SIZE - 15);
+    emit_rm(e, &n, tlb_field(offsetof(struct soft_tlb_entry, gpa)));
+    u8 *small = emit_jump(e, CC_E);
+    emit_mov_imm32(e, to, (1u << SOFT_TLB_WIDE_SHIFT) - 15);
+    emit_set_target(small, e->at);
 }
 
 /* The range, whose offset is [rsp], becomes the page around C, whose TLB entry's offset is in A. D is lost.
  */
 static void emit_fill_range(struct emit *e, bool write)
 {
-    size_t limit =
-        write ? offsetof(struct soft_tlb_entry, write_limit) : offsetof(struct soft_tlb_entry, read_limit);
     emit_load(e, HOST_D, at(HOST_SP, 0));
     emit8(e, 0x51); /* push rcx */
     emit8(e, 0x52); /* push rdx */
-    emit_load(e, HOST_D, tlb_field(limit));
+    emit_limit(e, HOST_D, write);
     emit_lea(e, HOST_D, at(HOST_D, 15));
     emit_bytes(e, "\x48\xf7\xda", 3); /* neg rdx */
     emit_op_rr(e, true, 0x21, HOST_D, HOST_C);
@@ -180,7 +197,7 @@ static void emit_fill_range(struct emit *e, bool write)
     emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
     field.disp = offsetof(struct soft_range, host);
     emit_store(e, field, HOST_C);
-    emit_load(e, HOST_C, tlb_field(limit));
+    emit_limit(e, HOST_C, write);
     field.disp = offsetof(struct soft_range, limit);
     emit_store(e, field, HOST_C);
     emit_lea(e, HOST_C, at(HOST_C, 15 - 63));
@@ -195,12 +212,11 @@ static void emit_fill_range(struct emit *e, bool write)
  */
 static void emit_range_thunk(struct emit *e, bool user, bool write, unsigned size)
 {
-    size_t tag = write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read);
     emit_op_rm(e, true, 0x03, HOST_C,
                (struct address){HOST_CPU, HOST_A, 0, offsetof(struct soft_range, base)});
     emit8(e, 0x50); /* push rax */
     emit_tlb_index(e, size);
-    emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tag));
+    emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tlb_tag(user, write)));
     u8 *miss = emit_jump(e, CC_NE), *skip = NULL;
     if (!user) {
         /* Not with AC set: mmu.c, rule 6. */
@@ -258,9 +274,7 @@ static void emit_tlb_check(struct translator *x, unsigned size, bool write)
 {
     struct emit *e = x->e;
     emit_tlb_index(e, size);
-    emit_op_rm(
-        e, true, 0x3b, HOST_D,
-        tlb_field(write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read)));
+    emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tlb_tag(x->b->mode & SOFT_MODE_CPL3, write)));
     slow_jump(x, CC_NE);
     emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
 }
