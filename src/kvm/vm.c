@@ -25,27 +25,38 @@
 
 /* --- /dev/kvm --- */
 
-static int explain_open(int code, struct error *err)
+/* TRAPEZE_KVM_DEVICE is for tests of what happens where there is none that works. */
+static const char *device_path(void)
+{
+    const char *path = getenv("TRAPEZE_KVM_DEVICE");
+    return path ? path : DEVICE;
+}
+
+static int explain_permission(const char *path, int code, struct error *err)
 {
     struct stat st;
-    if (code == ENOENT)
+    const struct group *g = stat(path, &st) == 0 ? getgrgid(st.st_gid) : NULL;
+    if (g && (st.st_mode & 0060) == 0060)
         return error_set(err, code,
-                         "there is no " DEVICE
-                         ": load the kvm_intel or kvm_amd module, or let the hypervisor "
-                         "of this host nest virtual machines");
+                         "no permission to open %s: join the group '%s' (usermod -aG %s $USER, then log in "
+                         "again)",
+                         path, g->gr_name, g->gr_name);
+    return error_set(err, code, "no permission to open %s, which is only for its owner", path);
+}
+
+static int explain_open(const char *path, int code, struct error *err)
+{
+    if (code == ENOENT)
+        return error_set(
+            err, code,
+            "there is no %s: load the kvm_intel or kvm_amd module, or let the hypervisor of this "
+            "host nest virtual machines",
+            path);
     if (code == ENXIO || code == ENODEV)
-        return error_set(err, code, DEVICE " has no driver: load the kvm_intel or kvm_amd module");
-    if ((code == EACCES || code == EPERM) && stat(DEVICE, &st) == 0) {
-        const struct group *g = getgrgid(st.st_gid);
-        if (g && (st.st_mode & 0060) == 0060)
-            return error_set(err, code,
-                             "no permission to open " DEVICE
-                             ": join the group '%s' (usermod -aG %s $USER, then log "
-                             "in again)",
-                             g->gr_name, g->gr_name);
-        return error_set(err, code, "no permission to open " DEVICE ", which is only for its owner");
-    }
-    return error_set_errno(err, code, "cannot open " DEVICE);
+        return error_set(err, code, "%s has no driver: load the kvm_intel or kvm_amd module", path);
+    if (code == EACCES || code == EPERM)
+        return explain_permission(path, code, err);
+    return error_set_errno(err, code, "cannot open %s", path);
 }
 
 /* What the engine cannot do without, with the Linux that brought it. */
@@ -63,6 +74,8 @@ static const struct {
 static int check_host(struct kvm_host *h, struct error *err)
 {
     int version = ioctl(h->fd, KVM_GET_API_VERSION, 0);
+    if (version < 0)
+        return error_set_errno(err, errno, "%s does not answer as KVM does", device_path());
     if (version != KVM_API_VERSION)
         return error_set(err, ENOTSUP, DEVICE " speaks version %d of the KVM interface, not %d", version,
                          KVM_API_VERSION);
@@ -104,9 +117,10 @@ static void read_arch_capabilities(struct kvm_host *h)
 
 int kvm_host_open(struct kvm_host *h, struct error *err)
 {
-    *h = (struct kvm_host){.fd = open(DEVICE, O_RDWR | O_CLOEXEC)};
+    const char *path = device_path();
+    *h = (struct kvm_host){.fd = open(path, O_RDWR | O_CLOEXEC)};
     if (h->fd < 0)
-        return explain_open(errno, err);
+        return explain_open(path, errno, err);
     int r = check_host(h, err);
     struct kvm_cpuid2 *supported = r ? NULL : kvm_host_cpuid(h, err);
     if (!supported) {
