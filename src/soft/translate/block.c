@@ -59,6 +59,8 @@ static void emit_slow_paths(struct translator *x)
             emit_range_miss(x, p, &p->miss[k]);
         for (unsigned k = 0; k < p->jumps; k++)
             emit_set_target(p->jump[k], x->e->at);
+        if (!x->live[p->index])
+            flags_redo(x, &x->recipe[p->index]);
         vector_pointers(x, &p->x87);
         call_group(x, make_group(x, p->index, 1));
         vector_emit_return(x, p);
@@ -83,17 +85,13 @@ static bool decode(struct translator *x, unsigned n)
     return translate_insn_known(x, i);
 }
 
-/* T3: flags are live before an instruction that reads them, that may leave the block or that a handler does.
- */
-static void find_live_flags(struct translator *x)
+static void decode_all(struct translator *x)
 {
-    x->live[x->b->count] = true;
-    for (unsigned n = x->b->count; n-- > 0;) {
+    for (unsigned n = 0; n < x->b->count; n++) {
         x->native[n] = decode(x, n);
-        bool branch = x->b->insn[n].flags & INSN_BRANCH;
-        x->live[n] = x->t->options.live_flags || !x->native[n] || branch || translate_reads_flags(&x->z) ||
-                     (x->live[n + 1] && !translate_kills_flags(&x->z));
+        flags_note(x, n);
     }
+    flags_find_live(x);
 }
 
 /* In lock-step a run enters just so many blocks. No flags are touched. */
@@ -216,7 +214,7 @@ void translate_block(struct translate_cpu *t, struct block *b)
         return;
     }
     struct translator x = {.t = t, .e = e, .b = b, .block_off = (i32)(b->gpa & ~PAGE_MASK)};
-    find_live_flags(&x);
+    decode_all(&x);
     struct translation *code = (struct translation *)(t->arena + t->arena_used);
     t->arena_used += ALIGN_UP(sizeof *code, 64);
     *code = (struct translation){0};

@@ -6,7 +6,7 @@
     (ZYDIS_CPUFLAG_CF | ZYDIS_CPUFLAG_PF | ZYDIS_CPUFLAG_AF | ZYDIS_CPUFLAG_ZF | ZYDIS_CPUFLAG_SF | \
      ZYDIS_CPUFLAG_OF)
 
-/* --- flags --- */
+/* --- instructions --- */
 
 static u32 flags_written(const ZydisDecodedInstruction *z)
 {
@@ -49,7 +49,138 @@ bool translate_kills_flags(const ZydisDecodedInstruction *z)
            (!undefined || z->meta.category == ZYDIS_CATEGORY_LOGICAL);
 }
 
-/* --- flags (T2) --- */
+/* --- what is live, and what can be had again (T3) --- */
+
+static const struct {
+    ZydisMnemonic mnemonic;
+    u8 op;
+} alu_ops[] = {{ZYDIS_MNEMONIC_ADD, 0}, {ZYDIS_MNEMONIC_OR, 1},  {ZYDIS_MNEMONIC_AND, 4},
+               {ZYDIS_MNEMONIC_SUB, 5}, {ZYDIS_MNEMONIC_XOR, 6}, {ZYDIS_MNEMONIC_CMP, 7},
+               {ZYDIS_MNEMONIC_TEST, 8}};
+enum { ALU_ADD = 0, ALU_SUB = 5, ALU_CMP = 7, ALU_TEST = 8 };
+
+static unsigned alu_op(ZydisMnemonic m)
+{
+    for (unsigned n = 0; n < ARRAY_SIZE(alu_ops); n++)
+        if (alu_ops[n].mnemonic == m)
+            return alu_ops[n].op;
+    return ~0u;
+}
+
+/* A register that a recipe can name: none of those that are not in the host's, no high byte. */
+static bool near_gpr(const ZydisDecodedOperand *op)
+{
+    return op->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_is_plain(op->reg.value) &&
+           !is_far(gpr_of(op->reg.value));
+}
+
+/* The recipe for the flags that the decoded instruction leaves. */
+static struct flag_recipe recipe_of(const struct translator *x)
+{
+    struct flag_recipe none = {REDO_NOTHING}, r = none;
+    unsigned op = alu_op(x->z.mnemonic);
+    const ZydisDecodedOperand *d = &x->op[0], *s = &x->op[1];
+    if (op == ~0u || !near_gpr(d))
+        return none;
+    r = (struct flag_recipe){.op = (u8)op, .width = (u8)d->size, .dst = (u8)gpr_of(d->reg.value)};
+    r.undo = op == ALU_ADD || op == ALU_SUB;
+    r.what = op == ALU_CMP || r.undo ? REDO_ALU : REDO_TEST;
+    r.src = r.dst;
+    if (r.what == REDO_TEST && op != ALU_TEST)
+        return r; /* logic: the result says all */
+    if (s->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        r.src = NO_GPR;
+        r.imm = (i32)s->imm.value.s;
+        return r;
+    }
+    if (!near_gpr(s))
+        return none;
+    r.src = (u8)gpr_of(s->reg.value);
+    return r.undo && r.src == r.dst ? none : r;
+}
+
+static bool changes(const ZydisDecodedOperand *op, const struct flag_recipe *r)
+{
+    if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
+        ZydisRegisterGetClass(op->reg.value) > ZYDIS_REGCLASS_GPR64)
+        return false;
+    unsigned g = gpr_of(op->reg.value);
+    return g == r->dst || g == r->src;
+}
+
+/* Of the vector unit: may find it switched off. */
+static bool beyond_gprs(const ZydisDecodedOperand *op)
+{
+    if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
+        return false;
+    ZydisRegisterClass class = ZydisRegisterGetClass(op->reg.value);
+    return class > ZYDIS_REGCLASS_GPR64 && class != ZYDIS_REGCLASS_FLAGS && class != ZYDIS_REGCLASS_IP;
+}
+
+static bool may_fault(const struct translator *x)
+{
+    for (unsigned n = 0; n < x->z.operand_count; n++)
+        if (beyond_gprs(&x->op[n]) ||
+            (x->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY && x->op[n].mem.type != ZYDIS_MEMOP_TYPE_AGEN))
+            return true;
+    return x->z.mnemonic == ZYDIS_MNEMONIC_DIV || x->z.mnemonic == ZYDIS_MNEMONIC_IDIV;
+}
+
+void flags_note(struct translator *x, unsigned n)
+{
+    struct flag_recipe *now = &x->now;
+    x->recipe[n] = *now;
+    x->flag_use[n] = FLAGS_READ;
+    if (!x->native[n] || x->t->options.live_flags || (x->b->insn[n].flags & INSN_BRANCH)) {
+        *now = (struct flag_recipe){REDO_NOTHING};
+        return;
+    }
+    bool kills = translate_kills_flags(&x->z);
+    if (!translate_reads_flags(&x->z) && (!may_fault(x) || now->what != REDO_NOTHING))
+        x->flag_use[n] = kills ? FLAGS_KILLED : FLAGS_LEFT;
+    for (unsigned k = 0; k < x->z.operand_count; k++)
+        if (now->what != REDO_NOTHING && changes(&x->op[k], now))
+            now->what = REDO_NOTHING;
+    if (translate_writes_flags(&x->z))
+        *now = kills ? recipe_of(x) : (struct flag_recipe){REDO_NOTHING};
+}
+
+void flags_find_live(struct translator *x)
+{
+    x->live[x->b->count] = true;
+    for (unsigned n = x->b->count; n-- > 0;)
+        x->live[n] = x->flag_use[n] == FLAGS_READ || (x->flag_use[n] == FLAGS_LEFT && x->live[n + 1]);
+}
+
+/* dst op src, or with the immediate */
+static void emit_recipe_op(struct translator *x, const struct flag_recipe *r, unsigned op)
+{
+    unsigned dst = translate_host_reg[r->dst];
+    struct encoding n = {.w = r->width == 64, .p66 = r->width == 16, .opcode = r->width != 8};
+    n.rex = r->width == 8;
+    if (r->src != NO_GPR) {
+        n.opcode |= op == ALU_TEST ? 0x84 : (u8)(op << 3);
+        n.reg = translate_host_reg[r->src];
+    } else {
+        n.opcode |= op == ALU_TEST ? 0xf6 : 0x80;
+        n.reg = op == ALU_TEST ? 0 : (u8)op;
+        n.imm_len = r->width == 8 ? 1 : r->width == 16 ? 2 : 4;
+        memcpy(n.imm, &r->imm, n.imm_len);
+    }
+    emit_rr(x->e, &n, dst);
+}
+
+void flags_redo(struct translator *x, const struct flag_recipe *r)
+{
+    if (r->what == REDO_NOTHING)
+        return;
+    if (r->undo)
+        emit_recipe_op(x, r, r->op == ALU_ADD ? ALU_SUB : ALU_ADD);
+    emit_recipe_op(x, r, r->what == REDO_TEST ? ALU_TEST : r->op);
+    emit_save_flags(x->e);
+}
+
+/* --- where they are (T2) --- */
 
 void emit_save_flags(struct emit *e)
 {
@@ -68,6 +199,15 @@ void flags_save(struct translator *x)
 void flags_destroyed(struct translator *x)
 {
     x->flags_in_host = false;
+}
+
+void flags_lost(struct translator *x)
+{
+    if (x->live[x->index])
+        flags_save(x);
+    else
+        x->flags_saved = false;
+    flags_destroyed(x);
 }
 
 void emit_load_flags(struct emit *e)

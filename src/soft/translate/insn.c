@@ -268,11 +268,7 @@ static void emit_div(struct translator *x, const struct insn *i)
     struct emit *e = x->e;
     bool w = x->z.operand_width == 64;
     operand_to_c(x, i, w);
-    if (x->live[x->index])
-        flags_save(x);
-    else
-        x->flags_saved = false;
-    flags_destroyed(x);
+    flags_lost(x);
     if (x->z.mnemonic == ZYDIS_MNEMONIC_DIV) {
         emit_op_rr(e, w, 0x3b, translate_host_reg[X86_RDX], HOST_C);
         slow_jump(x, CC_AE);

@@ -201,44 +201,13 @@ static bool pages_equal(const struct lockstep *l)
     return true;
 }
 
-/* T3: are the flags overwritten by what is at rip and behind it before anything reads them? */
-static bool flags_dead(struct translate_cpu *t, u64 rip)
-{
-    const struct memory *m = t->soft.vcpu->vm->memory;
-    const struct soft_tlb_entry *e = soft_tlb_entry(&t->soft, rip);
-    const u8 *host = e->exec == ((rip & PAGE_MASK) | t->soft.ctx) ? memory_ram(m, e->gpa & PAGE_MASK) : NULL;
-    ZydisDecodedInstruction z;
-    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-    for (u64 at = rip & ~PAGE_MASK; host && at < PAGE_SIZE; at += z.length) {
-        if (!ZYAN_SUCCESS(
-                ZydisDecoderDecodeFull(&t->soft.interpret->decoder[0], host + at, PAGE_SIZE - at, &z, op)) ||
-            translate_reads_flags(&z) || z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
-            return false;
-        if (translate_kills_flags(&z))
-            return true;
-    }
-    return false;
-}
-
-static bool flags_equal(struct soft_cpu *c)
-{
-    struct x86_state *seen = &c->lockstep->seen;
-    u64 differ = c->s->rflags ^ seen->rflags;
-    if ((differ & ~(u64)X86_ARITH) ||
-        (differ && !flags_dead(container_of(c, struct translate_cpu, soft), seen->rip)))
-        return false;
-    seen->rflags = c->s->rflags;
-    return true;
-}
-
 /* Does the VM stand where the translated run ended? */
 static bool same(struct soft_cpu *c)
 {
     const struct lockstep *l = c->lockstep;
     const struct x86_state *s = c->s;
     return s->rip == l->seen.rip && memcmp(s->gpr, l->seen.gpr, sizeof s->gpr) == 0 &&
-           l->once == l->seen_once && flags_equal(c) && fields_equal(&x86_state_desc, s, &l->seen) &&
-           pages_equal(l);
+           l->once == l->seen_once && fields_equal(&x86_state_desc, s, &l->seen) && pages_equal(l);
 }
 
 /* --- the runs --- */

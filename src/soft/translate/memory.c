@@ -27,12 +27,16 @@ static bool high_byte(ZydisRegister r)
     return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
 }
 
+bool gpr_is_plain(ZydisRegister r)
+{
+    return decode_reg(r) != NO_REG && !high_byte(r);
+}
+
 bool plain_operands(const struct translator *x)
 {
     for (unsigned n = 0; n < x->z.operand_count_visible; n++) {
         const ZydisDecodedOperand *op = &x->op[n];
-        if (op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            (decode_reg(op->reg.value) == NO_REG || high_byte(op->reg.value)))
+        if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && !gpr_is_plain(op->reg.value))
             return false;
         if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && x->z.address_width != 64)
             return false;
@@ -281,11 +285,7 @@ static void emit_tlb_check(struct translator *x, unsigned size, bool write)
 
 void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
 {
-    if (x->live[x->index])
-        flags_save(x);
-    else
-        x->flags_saved = false;
-    flags_destroyed(x);
+    flags_lost(x);
     if (x->t->options.slow_memory)
         slow_jump(x, CC_ALWAYS);
     else if (range == RANGE_NONE)

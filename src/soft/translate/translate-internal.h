@@ -160,6 +160,19 @@ struct way_out {
     i32 off; /* of the target, relative to the page */
 };
 
+/*
+ * How to get the flags again that an instruction left, from the registers as they are now (T3). The operands
+ * are guest registers, or an immediate where src is NO_GPR.
+ */
+#define NO_GPR 16
+struct flag_recipe {
+    enum { REDO_NOTHING, REDO_ALU, REDO_TEST } what; /* NOTHING: impossible */
+    u8 op;                                           /* of the ALU: the opcode's number */
+    u8 width, dst, src;
+    bool undo; /* first, since it changed dst */
+    i32 imm;
+};
+
 struct translator {
     struct translate_cpu *t;
     struct emit *e;
@@ -168,10 +181,13 @@ struct translator {
     unsigned index;     /* of the instruction */
     bool flags_in_host; /* T2 */
     bool flags_saved;
-    bool ended;                     /* control does not go past the last instruction */
-    bool live[BLOCK_MAX_INSNS + 1]; /* flags before each instruction */
-    bool native[BLOCK_MAX_INSNS];   /* not by the interpreter's handler */
-    struct slow_path *slow;         /* of the current instruction, made when needed */
+    bool ended;                                 /* control does not go past the last instruction */
+    bool live[BLOCK_MAX_INSNS + 1];             /* flags before each instruction */
+    bool native[BLOCK_MAX_INSNS];               /* not by the interpreter's handler */
+    struct flag_recipe recipe[BLOCK_MAX_INSNS]; /* for the flags before each instruction */
+    struct flag_recipe now;                     /* for those after the last one noted */
+    enum { FLAGS_LEFT, FLAGS_KILLED, FLAGS_READ } flag_use[BLOCK_MAX_INSNS];
+    struct slow_path *slow; /* of the current instruction, made when needed */
     struct slow_path slow_paths[BLOCK_MAX_INSNS];
     unsigned slow_count;
     struct way_out ways[BLOCK_MAX_INSNS + 4];
@@ -214,9 +230,15 @@ bool translate_kills_flags(const ZydisDecodedInstruction *z);
 
 void flags_save(struct translator *x); /* before code that destroys them, where they are live */
 void flags_destroyed(struct translator *x);
-void flags_load(struct translator *x); /* before code that needs them in the host's; A is lost */
-void emit_load_flags(struct emit *e);  /* from arith_flags; A is lost */
-void emit_save_flags(struct emit *e);  /* to there; A is lost */
+void flags_lost(struct translator *x); /* before code that destroys them and may take the slow path */
+/* Finds out x->live and x->recipe (T3): for each instruction in order, once decoded, then for all. */
+void flags_note(struct translator *x, unsigned n);
+void flags_find_live(struct translator *x);
+void flags_redo(struct translator *x,
+                const struct flag_recipe *r); /* into arith_flags; all temporaries lost */
+void flags_load(struct translator *x);        /* before code that needs them in the host's; A is lost */
+void emit_load_flags(struct emit *e);         /* from arith_flags; A is lost */
+void emit_save_flags(struct emit *e);         /* to there; A is lost */
 
 /* Flags as an instruction needs them, once the check of its memory operand is done; and after it. */
 void flags_before(struct translator *x);
@@ -238,7 +260,8 @@ const ZydisDecodedOperand *memory_operand(const struct translator *x);
 const ZydisDecodedOperand *operand_in(const struct translator *x, ZydisOperandEncoding where);
 bool plain_operands(const struct translator *x); /* none that the general way cannot do */
 
-unsigned gpr_of(ZydisRegister r); /* number of the guest register that @r is or is part of */
+bool gpr_is_plain(ZydisRegister r); /* a general register or its low part */
+unsigned gpr_of(ZydisRegister r);   /* number of the guest register that @r is or is part of */
 bool is_far(unsigned r);
 struct address far_gpr(unsigned r);
 /* The host register with guest register @r, loaded into @tmp when it is far. */
