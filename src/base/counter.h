@@ -25,6 +25,7 @@
     X(halts, "HLT that slept")                                           \
     X(kicks, "times the vCPU was kicked")                                \
     X(native_stubs, "instructions executed by a host stub")              \
+    X(vector_loads, "loads of vector or x87 state into host registers")  \
     X(pio_reads, "port reads")                                           \
     X(pio_writes, "port writes")                                         \
     X(mmio_reads, "memory-mapped reads")                                 \

@@ -9,6 +9,7 @@
 #define HEADER_SIZE 64u
 #define XCOMP_COMPACTED BIT(63)
 #define AREA_MAX 4096u
+#define COMPONENT_MAX 1024u
 
 /* Offsets in the legacy area */
 enum {
@@ -140,11 +141,15 @@ void soft_fxrstor(struct soft_cpu *c, u64 la, bool rex_w)
     get_xmm(&c->s->fpu, image, count);
 }
 
+/* @len is a multiple of 8, @p aligned to that. */
 static bool all_zero(const void *p, size_t len)
 {
-    const u8 *b = p;
+    const u64 *words = p;
+    u64 any = 0;
 
-    return !len || (!b[0] && !memcmp(b, b + 1, len - 1));
+    for (size_t i = 0; i < len / 8; i++)
+        any |= words[i];
+    return !any;
 }
 
 static bool x87_in_use(const struct x86_fpu *f)
@@ -160,6 +165,56 @@ static bool vec_in_use(const struct x86_fpu *f, unsigned first, unsigned last, u
         if (!all_zero(f->vec[i] + from, to - from))
             return true;
     return false;
+}
+
+/* --- the layout of areas, from leaf 0xd --- */
+
+void soft_xsave_init(struct soft_cpu *c)
+{
+    const struct cpuid_table *t = c->vcpu->vm->cpuid;
+
+    BUG_ON((t->xcr0_mask | t->xss_mask) >> SOFT_XSAVE_COMPONENTS);
+    c->xsavec = cpuid_has(t, CPUID_XSAVEC);
+    for (unsigned i = 2; i < SOFT_XSAVE_COMPONENTS; i++) {
+        const struct cpuid_leaf *l = cpuid_find(t, 0xd, i);
+
+        if (!l)
+            continue;
+        BUG_ON(l->eax > COMPONENT_MAX || l->ebx > AREA_MAX - COMPONENT_MAX);
+        c->xsave[i] = (struct soft_xsave_component){(u16)l->ebx, (u16)l->eax, l->ecx & 2};
+    }
+}
+
+/* Component @i of an area with these components; with a component behind the last: the area's end. */
+static unsigned compacted_at(const struct soft_cpu *c, u64 components, unsigned i)
+{
+    unsigned at = LEGACY_SIZE + HEADER_SIZE;
+
+    for (u64 left = components & MASK(i) & ~3ull; left; left &= left - 1) {
+        const struct soft_xsave_component *x = &c->xsave[__builtin_ctzll(left)];
+
+        at = (x->aligned ? ALIGN_UP(at, 64u) : at) + x->size;
+    }
+    return i < SOFT_XSAVE_COMPONENTS && c->xsave[i].aligned ? ALIGN_UP(at, 64u) : at;
+}
+
+static unsigned component_at(const struct soft_cpu *c, u64 components, unsigned i, bool compacted)
+{
+    return compacted ? compacted_at(c, components, i) : c->xsave[i].at;
+}
+
+static unsigned area_size(const struct soft_cpu *c, u64 components, bool compacted)
+{
+    unsigned size = LEGACY_SIZE + HEADER_SIZE;
+
+    if (compacted)
+        return compacted_at(c, components, SOFT_XSAVE_COMPONENTS);
+    for (u64 left = components & ~3ull; left; left &= left - 1) {
+        const struct soft_xsave_component *x = &c->xsave[__builtin_ctzll(left)];
+
+        size = MAX(size, (unsigned)x->at + x->size);
+    }
+    return size;
 }
 
 /* XINUSE: components that are not in their initial configuration (SDM vol. 1, 13.6). */
@@ -184,8 +239,6 @@ static u64 xinuse(const struct soft_cpu *c, u64 of)
         in_use |= X86_XCR0_PKRU;
     return in_use;
 }
-
-#define COMPONENT_MAX 1024u
 
 /*
  * The bytes of extended component @i (2 and up) to or from @image, which holds COMPONENT_MAX bytes;
@@ -251,17 +304,13 @@ static void save_legacy(struct soft_cpu *c, u64 la, u64 x87_sse, bool with_mxcsr
 
 static void save_components(struct soft_cpu *c, u64 la, u64 which, u64 layout, bool compacted)
 {
-    const struct cpuid_table *t = c->vcpu->vm->cpuid;
-
-    for (unsigned i = 2; i < 63; i++) {
+    for (u64 left = which & ~3ull; left; left &= left - 1) {
+        unsigned i = (unsigned)__builtin_ctzll(left), len;
         u8 image[COMPONENT_MAX];
-        unsigned len;
 
-        if (!(which >> i & 1))
-            continue;
         len = move_component(c, i, image, false);
         if (len)
-            soft_write_bytes(c, la + cpuid_xsave_offset(t, layout, i, compacted), image, len);
+            soft_write_bytes(c, la + component_at(c, layout, i, compacted), image, len);
     }
 }
 
@@ -281,7 +330,7 @@ void soft_xsave(struct soft_cpu *c, u64 la, bool rex_w, enum soft_xsave_kind kin
         in_use |= X86_XCR0_SSE;
     save = kind == SOFT_XSAVE ? rfbm : rfbm & in_use;
     with_mxcsr = compacted ? save & X86_XCR0_SSE : rfbm & (X86_XCR0_SSE | X86_XCR0_AVX);
-    soft_probe(c, la, cpuid_xsave_size(c->vcpu->vm->cpuid, rfbm, compacted), SOFT_WRITE);
+    soft_probe(c, la, area_size(c, rfbm, compacted), SOFT_WRITE);
     save_legacy(c, la, save, with_mxcsr, rex_w);
     save_components(c, la, save, rfbm, compacted);
     if (compacted) {
@@ -301,7 +350,7 @@ static bool check_header(struct soft_cpu *c, const u8 header[HEADER_SIZE], u64 e
     u64 bv = get_le64(header), comp = get_le64(header + 8);
     bool compacted = comp & XCOMP_COMPACTED;
 
-    if (compacted && cpuid_has(c->vcpu->vm->cpuid, CPUID_XSAVEC)) {
+    if (compacted && c->xsavec) {
         comp &= ~XCOMP_COMPACTED;
         if ((comp & ~enabled) || (bv & ~comp) || !all_zero(header + 16, HEADER_SIZE - 16))
             soft_gp0(c);
@@ -326,44 +375,40 @@ static void reset_legacy(struct x86_fpu *f, u64 x87_sse, unsigned count)
 /* Reads the extended components @which of the area at @la into @a, whose header is there already. */
 static void read_components(struct soft_cpu *c, u64 la, u8 a[AREA_MAX], u64 which, bool compacted)
 {
-    const struct cpuid_table *t = c->vcpu->vm->cpuid;
     u64 layout = get_le64(a + LEGACY_SIZE + 8);
 
-    for (unsigned i = 2; i < 63; i++) {
-        const struct cpuid_leaf *l = cpuid_find(t, 0xd, i);
-        unsigned at;
+    for (u64 left = which & ~3ull; left; left &= left - 1) {
+        unsigned i = (unsigned)__builtin_ctzll(left), at = component_at(c, layout, i, compacted);
 
-        if (!(which >> i & 1) || !l)
-            continue;
-        at = cpuid_xsave_offset(t, layout, i, compacted);
-        BUG_ON(at + l->eax > AREA_MAX || l->eax > COMPONENT_MAX);
-        soft_read_bytes(c, la + at, a + at, l->eax);
+        BUG_ON(at + c->xsave[i].size > AREA_MAX);
+        soft_read_bytes(c, la + at, a + at, c->xsave[i].size);
     }
 }
 
 /* Puts the checked area @a into the state. */
 static void restore(struct soft_cpu *c, u8 *a, u64 rfbm, bool compacted, bool rex_w)
 {
-    const struct cpuid_table *t = c->vcpu->vm->cpuid;
+    u8 zeros[COMPONENT_MAX] = {0};
     struct x86_fpu *f = &c->s->fpu;
     u64 bv = get_le64(a + LEGACY_SIZE), layout = get_le64(a + LEGACY_SIZE + 8);
-    u8 zeros[COMPONENT_MAX] = {0};
 
     reset_legacy(f, rfbm & ~bv, xmm_count(c));
     if (rfbm & bv & X86_XCR0_X87)
         get_x87(f, a, rex_w);
     if (rfbm & bv & X86_XCR0_SSE)
         get_xmm(f, a, xmm_count(c));
-    for (unsigned i = 2; i < 63; i++)
-        if (rfbm >> i & 1)
-            move_component(c, i, bv >> i & 1 ? a + cpuid_xsave_offset(t, layout, i, compacted) : zeros, true);
+    for (u64 left = rfbm & ~3ull; left; left &= left - 1) {
+        unsigned i = (unsigned)__builtin_ctzll(left);
+
+        move_component(c, i, bv >> i & 1 ? a + component_at(c, layout, i, compacted) : zeros, true);
+    }
 }
 
 void soft_xrstor(struct soft_cpu *c, u64 la, bool rex_w, bool supervisor)
 {
     u64 enabled = c->s->xcr0 | (supervisor ? c->s->xss : 0);
     u64 rfbm, bv;
-    u8 a[AREA_MAX];
+    u8 a[AREA_MAX] ALIGNED(64);
     bool compacted, with_mxcsr;
     u32 mxcsr = MXCSR_INIT;
 

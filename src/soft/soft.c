@@ -14,6 +14,7 @@ int soft_cpu_init(struct soft_cpu *c, struct vcpu *vcpu, struct error *err)
     int rc = mmu_init(c, err);
     if (rc != 0)
         return rc;
+    soft_xsave_init(c);
     soft_mode_changed(c);
     return 0;
 }

@@ -67,6 +67,14 @@ enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
 /* What an instruction needs of the vector and x87 state; each but the last has the one before in it. */
 enum vector_class { VECTOR_SSE, VECTOR_AVX, VECTOR_AVX512, VECTOR_X87, VECTOR_CLASSES };
 
+/* A component of XSAVE areas: where it is in the standard form, its bytes, and whether it is aligned in the
+ * compacted one. */
+struct soft_xsave_component {
+    u16 at, size;
+    bool aligned;
+};
+#define SOFT_XSAVE_COMPONENTS 20
+
 struct soft_cpu {
     struct x86_state *s;
     struct vcpu *vcpu;
@@ -100,7 +108,9 @@ struct soft_cpu {
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
     struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
-    jmp_buf fault;           /* rule 1 */
+    jmp_buf fault;                                            /* rule 1 */
+    struct soft_xsave_component xsave[SOFT_XSAVE_COMPONENTS]; /* fpu.c */
+    bool xsavec;                                              /* the guest has it */
     struct mmu_private *mmu; /* mmu.c: contexts by PCID, the second level, large-page ranges */
     struct interpret_private *interpret;
 };
@@ -384,6 +394,7 @@ void soft_note_io_access(struct soft_cpu *c, u16 port, unsigned size);
 
 struct native_stub; /* compiled form of one guest instruction, see native.h */
 
+void soft_xsave_init(struct soft_cpu *c); /* once, with the VM's CPUID */
 void soft_fxsave(struct soft_cpu *c, u64 la, bool rex_w);
 void soft_fxrstor(struct soft_cpu *c, u64 la, bool rex_w);
 enum soft_xsave_kind { SOFT_XSAVE, SOFT_XSAVEOPT, SOFT_XSAVEC, SOFT_XSAVES };

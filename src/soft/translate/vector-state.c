@@ -210,11 +210,18 @@ static void load_level(struct emit *e, enum level level, u32 here)
     ret(e);
 }
 
+static void count_load(struct emit *e)
+{
+    emit_load(e, HOST_A, CPU(vcpu));
+    emit_op_rm(e, true, 0xff, 0, at(HOST_A, (i32)offsetof(struct vcpu, counters.vector_loads))); /* inc */
+}
+
 /* T12: an instruction on these registers faults natively neither by control registers nor by exceptions. */
 static u8 *emit_load_vector(struct emit *e)
 {
     const u32 avx = X86_XCR0_SSE | X86_XCR0_AVX, avx512 = avx | X86_XCR0_AVX512;
     u8 *start = e->at;
+    count_load(e);
     emit_load(e, HOST_D, CPU(s));
     test_mi(e, STATE(cr0), X86_CR0_TS | X86_CR0_EM);
     ret_if(e, CC_NE);
@@ -246,6 +253,7 @@ static u8 *emit_load_vector(struct emit *e)
 static u8 *emit_load_x87(struct emit *e, const u8 *save_vector, const u8 *load_vector)
 {
     u8 *start = e->at;
+    count_load(e);
     emit_load(e, HOST_D, CPU(s));
     test_mi(e, STATE(cr0), X86_CR0_TS | X86_CR0_EM);
     ret_if(e, CC_NE);
