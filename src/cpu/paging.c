@@ -33,6 +33,7 @@ void paging_env_init(struct paging_env *env, struct memory *memory, const struct
     env->maxphyaddr = cpuid->maxphyaddr;
     env->page_1g = cpuid_has(cpuid, CPUID_PDPE1GB);
     env->pse36 = cpuid_has(cpuid, CPUID_PSE36);
+    env->writes = NULL;
 }
 
 /* Address bits that the processor does not have, up to bit 51. */
@@ -206,6 +207,8 @@ static bool set_bits(const struct walk *w, const struct step *st, u64 set)
 {
     if ((st->value & set) == set || !st->host)
         return true;
+    if (unlikely(w->env->writes))
+        w->env->writes(w->env, st->gpa);
     bool done;
     if (w->size == 8) {
         u64 old = st->value;

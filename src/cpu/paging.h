@@ -18,6 +18,8 @@ struct paging_env {
     struct memory *memory;
     unsigned maxphyaddr;
     bool page_1g, pse36;
+    /* NULL, or told of each table entry at @gpa that is about to get its A or D bit. */
+    void (*writes)(const struct paging_env *env, u64 gpa);
 };
 
 void paging_env_init(struct paging_env *env, struct memory *memory, const struct cpuid_table *cpuid);

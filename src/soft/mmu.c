@@ -56,6 +56,7 @@ struct behind {
 #define LARGE_SHIFT SOFT_TLB_WIDE_SHIFT
 
 struct mmu_private {
+    struct soft_cpu *cpu;
     struct paging_env env;
     u16 space[PCIDS]; /* 0: none yet */
     u16 next_space;
@@ -107,10 +108,25 @@ int mmu_init(struct soft_cpu *c, struct error *err)
     if (!m)
         return error_set(err, ENOMEM, "no memory for a software TLB");
     c->mmu = m;
+    m->cpu = c;
     m->next_space = SPACE_FIRST;
     paging_env_init(&m->env, c->vcpu->vm->memory, c->vcpu->vm->cpuid);
     wipe(c);
     return 0;
+}
+
+static void walk_writes(const struct paging_env *env, u64 gpa)
+{
+    struct soft_cpu *c = container_of(env, struct mmu_private, env)->cpu;
+    if (c->lockstep)
+        lockstep_writes(c, SOFT_TLB_NONE, gpa & PAGE_MASK);
+}
+
+void soft_hide_writes(struct soft_cpu *c)
+{
+    c->hide_writes = true;
+    c->mmu->env.writes = walk_writes;
+    wipe(c);
 }
 
 void mmu_release(struct soft_cpu *c)
@@ -340,7 +356,7 @@ static u64 wide_flags(const struct soft_cpu *c, u64 gpa)
     const u8 *host = memory_ram(m, first);
     if (!host || memory_ram(m, last) != host + (last - first))
         return 0;
-    if ((gpa & ATTR_DIRTY) && !memory_large_page_tracked(m, ram_offset(c, first)))
+    if ((gpa & ATTR_DIRTY) && !c->hide_writes && !memory_large_page_tracked(m, ram_offset(c, first)))
         return SOFT_TLB_WIDE_READ | SOFT_TLB_WIDE_WRITE;
     return SOFT_TLB_WIDE_READ;
 }
@@ -398,6 +414,13 @@ static void set_tags(struct soft_cpu *c, struct soft_tlb_entry *e, u64 page, enu
 static bool tag_holds(const struct soft_cpu *c, u64 tag, u64 at)
 {
     return tag == (at | c->mmu->space_now) || tag == (at | TAG_GLOBAL);
+}
+
+void soft_tlb_restore(struct soft_cpu *c, struct soft_tlb_entry *e, const struct soft_tlb_entry *old)
+{
+    *e = *old;
+    e->write[0] = e->write[1] = SOFT_TLB_NONE;
+    clear_all_ranges(c);
 }
 
 void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show)
@@ -510,7 +533,8 @@ static struct soft_tlb_entry *try_translate(struct soft_cpu *c, enum mmu_class c
         }
         gpa = (p.gpa & PAGE_MASK) | attributes(c, la, &p);
         gpa |= wide_flags(c, gpa);
-        put_behind(c, la, gpa);
+        if (likely(!c->lockstep))
+            put_behind(c, la, gpa);
     } else {
         c->vcpu->counters.tlb_refills++;
     }
@@ -528,8 +552,12 @@ static struct soft_tlb_entry translate(struct soft_cpu *c, enum mmu_class cls, u
     const struct soft_tlb_entry *e = try_translate(c, cls, la, access, &error);
     if (unlikely(!e))
         soft_raise_pf(c, la, error);
-    if (unlikely(c->lockstep))
-        lockstep_access(c, la, e->gpa & PAGE_MASK, e->gpa & ATTR_RAM, access);
+    if (unlikely(c->lockstep) && access != SOFT_EXEC) {
+        if (!(e->gpa & ATTR_RAM))
+            lockstep_once(c);
+        if (access == SOFT_WRITE)
+            lockstep_writes(c, la, e->gpa & PAGE_MASK);
+    }
     return *e;
 }
 

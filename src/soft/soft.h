@@ -217,7 +217,7 @@ void soft_code_written(struct soft_cpu *c, u64 ram_offset);
  * (devices, time, other vCPUs, flushes) calls soft_once() before it changes anything, in a place that
  * may raise; then the run ends there.
  */
-void lockstep_access(struct soft_cpu *c, u64 la, u64 gpa, bool ram, enum soft_access access);
+void lockstep_writes(struct soft_cpu *c, u64 la, u64 gpa); /* a page of RAM; @la SOFT_TLB_NONE: a walk does */
 void lockstep_fills(struct soft_cpu *c, struct soft_tlb_entry *e); /* @e is about to change; NULL: all are */
 NORETURN void lockstep_once(struct soft_cpu *c);
 static inline void soft_once(struct soft_cpu *c)
@@ -226,8 +226,12 @@ static inline void soft_once(struct soft_cpu *c)
         lockstep_once(c);
 }
 
-/* Gives or takes the write tag of the entry for @la where hide_writes kept it back. */
+/* From now on no entry gets a write tag by itself; gives or takes that of the one for @la. */
+void soft_hide_writes(struct soft_cpu *c);
 void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show);
+
+/* Puts an entry back that lockstep_fills() told of. */
+void soft_tlb_restore(struct soft_cpu *c, struct soft_tlb_entry *e, const struct soft_tlb_entry *old);
 
 /* TLB maintenance, SDM vol. 3, 4.10.4. */
 void soft_tlb_flush_all(struct soft_cpu *c, bool globals);

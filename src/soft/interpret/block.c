@@ -229,7 +229,7 @@ static struct block *make(struct soft_cpu *c, u64 la, u64 gpa, u64 off, u32 mode
     b->gen_now = &m->page_gen[off >> PAGE_SHIFT];
     b->gen = track(c, gpa, off);
     memcpy(bytes, m->ram + off, avail);
-    if (!decode_block(c, b, bytes, avail, mode & BLOCK_SINGLE ? 1 : BLOCK_MAX_INSNS, mode, false))
+    if (!decode_block(c, b, bytes, avail, mode & BLOCK_SINGLE ? 1 : c->interpret->max_insns, mode, false))
         return make_crossing(c, b, la, bytes, avail);
     commit(c, b, bytes);
     return b;

@@ -119,6 +119,7 @@ struct interpret_private {
     u32 epoch;             /* changes when all blocks are dropped */
     struct block *scratch; /* uncached block: code outside RAM, or whose copy is of no use */
     u32 pauses;            /* PAUSE instructions executed */
+    unsigned max_insns;    /* of a block */
     bool repeating;        /* a REP string instruction was left between two iterations */
     bool uncached;         /* every block is: others write to RAM without notice */
     bool exclusive;        /* inside an exclusive section: to be ended after a fault */

@@ -188,6 +188,7 @@ int interpret_attach(struct soft_cpu *c, struct error *err)
         return error_set(err, ENOMEM, "no memory for the interpreter");
     c->interpret = p;
     p->run_blocks = run_blocks;
+    p->max_insns = BLOCK_MAX_INSNS;
     c->cur = NULL;
     const struct cpuid_table *cpuid = c->vcpu->vm->cpuid;
     decode_init(p, cpuid);

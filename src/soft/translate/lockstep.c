@@ -8,11 +8,11 @@
  *
  * Rules
  * 1. A page is copied before it is first written. Every look for writing on the slow path of the MMU tells of
- *    its page (lockstep_access()), and with soft_cpu.hide_writes there is no other path. Every other time
+ *    its page (lockstep_writes()), and with soft_cpu.hide_writes there is no other path. Every other time
  *    translated code then runs again with the write tags of just the pages that are copied, so that its
  * native writes are compared as well as its slow paths.
  * 2. TLB entries are put back as they were: the new ones may come from page tables that are undone.
- *    Bits A and D which a walk set in a page that is not copied stay set, as a CPU's speculation may.
+ *    Pages in which a walk sets bits A and D are copied like others.
  * 3. What must not happen twice ends the run before it happens (soft_once()). When all runs agree on
  *    that, too, the interpreter executes the instruction, once and for all.
  * 4. Nobody else writes to RAM meanwhile: other vCPUs are kept out of guest code, and devices by the machine
@@ -66,7 +66,7 @@ int lockstep_init(struct translate_cpu *t, struct error *err)
     if (!t->lockstep)
         return error_set(err, ENOMEM, "no memory to compare the engines");
     memset(t->lockstep, 0, sizeof *t->lockstep);
-    t->soft.hide_writes = true;
+    soft_hide_writes(&t->soft);
     return 0;
 }
 
@@ -96,12 +96,10 @@ static bool known_page(const struct lockstep *l, u64 gpa)
     return false;
 }
 
-void lockstep_access(struct soft_cpu *c, u64 la, u64 gpa, bool ram, enum soft_access access)
+void lockstep_writes(struct soft_cpu *c, u64 la, u64 gpa)
 {
     struct lockstep *l = c->lockstep;
-    if (!ram && access != SOFT_EXEC)
-        lockstep_once(c);
-    if (access != SOFT_WRITE || known_page(l, gpa))
+    if (known_page(l, gpa))
         return;
     if (l->page_count == PAGES_MAX)
         lockstep_once(c);
@@ -148,10 +146,8 @@ static void undo_fills(struct soft_cpu *c)
     if (l->fill_count > FILLS_MAX)
         soft_tlb_flush_all(c, true);
     else
-        for (unsigned n = l->fill_count; n-- > 0;) {
-            *l->fill[n].entry = l->fill[n].old;
-            l->fill[n].entry->write[0] = l->fill[n].entry->write[1] = SOFT_TLB_NONE;
-        }
+        for (unsigned n = l->fill_count; n-- > 0;)
+            soft_tlb_restore(c, l->fill[n].entry, &l->fill[n].old);
     l->fill_count = 0;
 }
 
@@ -177,7 +173,8 @@ static void undo(struct soft_cpu *c)
 static void show_pages(struct soft_cpu *c, bool show)
 {
     for (unsigned n = 0; n < c->lockstep->page_count; n++)
-        soft_tlb_show_write(c, c->lockstep->page[n].la, show);
+        if (c->lockstep->page[n].la != (SOFT_TLB_NONE & PAGE_MASK))
+            soft_tlb_show_write(c, c->lockstep->page[n].la, show);
 }
 
 /* --- comparing --- */

@@ -56,6 +56,16 @@ static void move_links(struct translate_cpu *t, struct translation *from, struct
     from->links = 0;
 }
 
+/* Torture: some translations fail, and every so often all code goes. */
+static bool refused(struct translate_cpu *t)
+{
+    const struct translate_options *o = &t->options;
+    t->tries++;
+    if (o->flush && t->tries % o->flush == 0)
+        t->full = true;
+    return o->fail && t->tries % o->fail == 0;
+}
+
 /* The block at rip; all blocks and code are dropped before when there is no room for more code. */
 static struct block *next_block(struct translate_cpu *t)
 {
@@ -65,7 +75,7 @@ static struct block *next_block(struct translate_cpu *t)
     struct block *b = block_get(c, 0);
     if (t->epoch != c->interpret->epoch)
         reset(t);
-    if (!b->code && translatable(t, b) && ++b->heat >= t->options.threshold) {
+    if (!b->code && translatable(t, b) && ++b->heat >= t->options.threshold && !refused(t)) {
         translate_block(t, b);
         if (b->code && b->old_code) {
             move_links(t, b->old_code, b->code);
@@ -131,40 +141,6 @@ static void run_blocks(struct soft_cpu *c)
 
 /* --- the engine --- */
 
-static const struct translate_options default_options = {
-    .threshold = 16, .code_size = 32u << 20, .lockstep_blocks = 4};
-
-/* The number after @word=, 1 after just @word, 0 without it. */
-static u32 number(const char *text, const char *word)
-{
-    const char *at = strstr(text, word);
-    if (!at)
-        return 0;
-    at += strlen(word);
-    unsigned long v = strtoul(at + (*at == '='), NULL, 10);
-    return v ? (u32)MIN(v, 1ul << 30) : 1;
-}
-
-/* TRAPEZE_TRANSLATE=word,word=number,...: for tests and for the search for errors. */
-static void read_options(struct translate_options *o)
-{
-    const char *text = getenv("TRAPEZE_TRANSLATE");
-    *o = default_options;
-    if (!text)
-        return;
-    o->no_chaining = strstr(text, "no-chaining");
-    o->live_flags = strstr(text, "live-flags");
-    o->no_native = strstr(text, "no-native");
-    o->slow_memory = strstr(text, "slow-memory");
-    o->lockstep = number(text, "lockstep");
-    if (number(text, "lockstep-blocks="))
-        o->lockstep_blocks = number(text, "lockstep-blocks=");
-    if (strstr(text, "hot"))
-        o->threshold = 1;
-    if (strstr(text, "tiny-cache"))
-        o->code_size = 512u << 10;
-}
-
 static void engine_vcpu_release(struct vcpu *vcpu)
 {
     struct translate_cpu *t = vcpu->engine_data;
@@ -184,8 +160,9 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     if (!t)
         return error_set(err, ENOMEM, "no memory for vCPU %u", vcpu->index);
     memset(t, 0, sizeof *t);
-    read_options(&t->options);
-    int rc = soft_cpu_init(&t->soft, vcpu, err);
+    int rc = translate_read_options(&t->options, err);
+    if (rc == 0)
+        rc = soft_cpu_init(&t->soft, vcpu, err);
     if (rc != 0) {
         free(t);
         return rc;
@@ -201,6 +178,8 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
         return rc;
     }
     t->soft.interpret->run_blocks = run_blocks;
+    if (t->options.block_insns)
+        t->soft.interpret->max_insns = MIN(t->options.block_insns, (u32)BLOCK_MAX_INSNS);
     vector_init(&t->soft);
     reset(t);
     return 0;

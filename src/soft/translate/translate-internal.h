@@ -25,17 +25,22 @@ extern const u8 translate_host_reg[16];
 
 /* --- options --- */
 
-/* Also the torture switches, which tests set before the first run. */
+/* Torture switches besides (options.c): TRAPEZE_TRANSLATE=word,word=number,... */
 struct translate_options {
     u32 threshold;       /* runs of a block before it is translated */
     u32 code_size;       /* bytes of machine code at most */
-    bool no_chaining;    /* every block returns to the run loop */
-    bool live_flags;     /* take all flags as live everywhere: exact even in faults */
-    bool no_native;      /* every instruction through the interpreter's handler */
-    bool slow_memory;    /* every inline access to memory misses */
+    u32 no_chaining;     /* every block returns to the run loop */
+    u32 live_flags;      /* take all flags as live everywhere: exact even in faults */
+    u32 no_native;       /* every instruction through the interpreter's handler */
+    u32 slow_memory;     /* every inline access to memory misses */
+    u32 block_insns;     /* not 0: instructions of a block at most */
+    u32 flush;           /* not 0: all code goes after so many translations */
+    u32 fail;            /* not 0: one translation in so many fails */
     u32 lockstep;        /* not 0: compare with the interpreter, one run in so many (lockstep.c) */
     u32 lockstep_blocks; /* how many blocks a compared run may enter */
 };
+
+int translate_read_options(struct translate_options *o, struct error *err);
 
 /* --- translations --- */
 
@@ -79,6 +84,7 @@ struct translate_cpu {
     struct translate_options options;
     u32 epoch; /* of the interpreter's blocks, which the code was made from */
     bool full;
+    u32 tries;        /* of translating */
     u8 *code, *arena; /* writable view; groups and translations */
     size_t code_size, arena_size, arena_used;
     struct emit emit;
