@@ -195,7 +195,7 @@ static int grow_reftable(struct qcow2 *q, u64 block)
 int qcow2_refcount_set(struct qcow2 *q, u64 cluster, u64 count)
 {
     struct table_slot *slot;
-    u64 index;
+    u64 index = 0;
     if (count > MASK(1u << q->header.refcount_order))
         return -ERANGE;
     int ret = find_slice(q, cluster, &slot, &index);
