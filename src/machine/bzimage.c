@@ -171,8 +171,12 @@ static int place_initrd(const struct boot_source *src, const struct boot_target 
 
     *gpa = *size = 0;
     /* The kernel looks for the next archive at a multiple of 4; zeroes between them are skipped. */
-    for (unsigned i = 0; i < src->module_count; i++)
+    for (unsigned i = 0; i < src->module_count; i++) {
+        int r = initramfs_check(&src->module[i], err);
+        if (r != 0)
+            return r;
         total = ALIGN_UP(total, 4) + src->module[i].size;
+    }
     if (!total)
         return 0;
     if (first < end && total <= end - first)

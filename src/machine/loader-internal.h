@@ -69,6 +69,11 @@ int boot_no_room_for_module(const struct boot_source *src, const struct boot_tar
 int boot_place_cmdlines(const struct boot_source *src, const struct boot_target *to, bool with_paths,
                         struct boot_placement *placed, struct error *err);
 
+/* --- initial RAM disks of Linux (initramfs.c) --- */
+
+/* Refuses what the kernel could not use: neither archive nor image, or an archive cut short. */
+int initramfs_check(const struct blob *b, struct error *err);
+
 /* --- ELF (elf.c), ELF32 and ELF64 alike, loaded at physical addresses --- */
 
 struct elf_segment {

@@ -17,7 +17,7 @@ refused() {
 kernel=$GUEST/vmlinuz
 head -c 100000 "$kernel" >"$WORK/short"
 head -c 20 "$kernel" >"$WORK/tiny"
-head -c 200000 /dev/urandom >"$WORK/noise"
+yes noise | head -c 200000 >"$WORK/noise"
 : >"$WORK/empty"
 
 refused 'missing.*No such file' --kernel "$WORK/missing"
@@ -27,7 +27,19 @@ refused 'noise.*not a' --kernel "$WORK/noise"
 refused 'empty' --kernel "$WORK/empty"
 refused "$WORK.*directory" --kernel "$WORK"
 refused 'missing.*No such file' --kernel "$kernel" --initrd "$WORK/missing"
+refused 'empty' --kernel "$kernel" --initrd "$WORK/empty"
+refused 'noise.*neither' --kernel "$kernel" --initrd "$WORK/noise"
+(cd "$WORK" && find script | cpio -o -H newc --quiet >whole && head -c 200 whole >cut)
+refused 'cut.*truncated' --kernel "$kernel" --initrd "$WORK/cut"
 refused 'missing.*No such file' --kernel "$kernel" --disk "$WORK/missing"
+refused 'empty' --kernel "$kernel" --disk "$WORK/empty"
+refused 'noise.*qcow2' --kernel "$kernel" --disk "$WORK/noise,format=qcow2"
+python3 - "$WORK/cut.qcow2" <<'PY'
+import struct, sys
+header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, 16, 64 << 20, 0, 1, 0x30000, 0x10000, 1, 0, 0)
+open(sys.argv[1], "wb").write(header + struct.pack(">QQQII", 0, 0, 0, 4, 104) + bytes(70000))
+PY
+refused 'cut.qcow2.*(beyond|truncated|short)' --kernel "$kernel" --disk "$WORK/cut.qcow2"
 refused "$WORK" --kernel "$kernel" --disk "$WORK"
 refused 'memory' --kernel "$kernel" --memory 8M
 refused 'memory|space' --kernel "$kernel" --memory 65G

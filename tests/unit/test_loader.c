@@ -40,6 +40,7 @@ static int setup(void **state)
 {
     memset(image, 0, sizeof image);
     memset(initrd, 0x5a, sizeof initrd);
+    memcpy(initrd, "\x1f\x8b", 2); /* gzip */
     src = (struct boot_source){.kernel = {.data = image, .size = sizeof image, .path = kernel_path},
                                .cmdline = "console=ttyS0"};
     err = (struct error){0};
@@ -256,7 +257,49 @@ static void several_initrds_follow_each_other_at_multiples_of_4(void **state)
     add_initrd(7);
     load_ok();
     assert_int_equal(get_le32(ram(MAP_BOOT_INFO) + 0x21c), 8 + 7);
-    assert_memory_equal(ram(initrd_address()), "ZZZZZ\0\0\0ZZZZZZZ", 15);
+    assert_memory_equal(ram(initrd_address()), "\x1f\x8bZZZ\0\0\0\x1f\x8bZZZZZ", 15);
+}
+
+/* A cpio archive (newc) of one file of @size bytes and, maybe, the trailer. */
+static u64 make_cpio(u32 size, bool whole)
+{
+    char *p = (char *)initrd;
+    memset(initrd, 0, sizeof initrd);
+    int n = snprintf(p, sizeof initrd, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08xa", 1,
+                     0x81a4, 0, 0, 1, 0, size, 0, 0, 0, 0, 2, 0);
+    u64 at = ALIGN_UP((u64)n + 1, 4) + ALIGN_UP(size, 4);
+    if (whole)
+        n = snprintf(p + at, sizeof initrd - at, "070701%088d%08x%08dTRAILER!!!", 0, 11, 0);
+    return whole ? at + (u64)n + 1 : at;
+}
+
+static void an_archive_cut_short_is_refused(void **state)
+{
+    u64 size = make_cpio(1000, true);
+    make_bzimage();
+    add_initrd(size);
+    assert_int_equal(load(), 0);
+    for (u64 n = 1; n < size; n++) {
+        src.module[0].size = n;
+        assert_int_equal(load(), -EINVAL);
+        assert_non_null(strstr(err.text, "initrd 'initrd.img' is"));
+    }
+    src.module[0].size = make_cpio(0xffffffff, false);
+    assert_int_equal(load(), -EINVAL);
+}
+
+static void an_initrd_that_is_no_archive_is_refused(void **state)
+{
+    static const char good[][9] = {"\x28\xb5\x2f\xfd", "hsqs", "BZh9", "\xfd\x37zXZ", "-rom1fs-"};
+    make_bzimage();
+    memset(initrd, 'Z', sizeof initrd);
+    add_initrd(sizeof initrd);
+    assert_int_equal(load(), -EINVAL);
+    assert_non_null(strstr(err.text, "initrd 'initrd.img' is neither"));
+    for (unsigned n = 0; n < ARRAY_SIZE(good); n++) {
+        memcpy(initrd, good[n], strlen(good[n]));
+        assert_int_equal(load(), 0);
+    }
 }
 
 static void initrd_without_room_is_refused(void **state)
@@ -658,6 +701,8 @@ int main(void)
         TEST(zero_page_tells_command_line_rsdp_and_loader),
         TEST(zero_page_lists_the_memory_map),
         TEST(setup_data_is_one_seed),
+        TEST(an_archive_cut_short_is_refused),
+        TEST(an_initrd_that_is_no_archive_is_refused),
         TEST(initrd_goes_to_the_top_of_256_mib),
         TEST(initrd_stays_below_the_kernels_limit_in_4_gib),
         TEST(initrd_stays_below_the_kernels_limit_in_16_gib),

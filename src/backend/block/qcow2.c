@@ -808,6 +808,9 @@ static int load_tables(struct qcow2 *q, struct error *err)
     if (ret < 0)
         return error_set_errno(err, -ret, "cannot open '%s'", q->base.path);
     q->file_end = end;
+    if (q->header.reftable_offset >= end ||
+        (q->header.l1_size && q->header.l1_offset + (u64)q->header.l1_size * 8 > end))
+        return error_set(err, EINVAL, "'%s' is truncated: it ends before its tables do", q->base.path);
     table_cache_init(&q->l2, &q->file, slice, QCOW2_L2_SLICES);
     return table_cache_init(&q->refcounts, &q->file, slice, QCOW2_REFCOUNT_SLICES);
 }
