@@ -35,3 +35,44 @@ exit 0' --module virtio_pci --module virtio_blk
 boot 200 0 --disk "$disk,readonly"
 expect "^$(sha256sum <"$WORK/seed" | cut -d' ' -f1)"
 [ "$before" = "$(sha256sum <"$disk")" ] || fail "a read-only disk was written"
+
+# The disk is the root: programs come from it, and what they leave is sound when the guest powers off.
+tree=$WORK/tree root=$WORK/root.img
+mkdir -p "$tree"/{bin,sbin,proc,dev,tmp,data}
+cp "$(command -v busybox)" "$tree/bin/busybox"
+cp "$WORK/seed" "$tree/data/seed"
+cat >"$tree/sbin/init" <<'SCRIPT'
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+grep -E '^/dev/[a-z]+ / ext4 rw' /proc/mounts
+cd /data
+for i in 1 2 3 4 5 6 7 8; do (cat seed /bin/busybox; echo $i) | gzip -1 >packed$i; done
+for i in 1 3 5 7; do gunzip -c packed$i | tail -c 100000 >part$i; done
+sha256sum packed* part* >sums
+cd / && sync && mount -o remount,ro /
+echo "init: done"
+poweroff -f
+SCRIPT
+cat >"$WORK/init" <<'SCRIPT'
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+while read -r m; do insmod "/lib/modules/$m.ko"; done </etc/modules
+mount -t ext4 /dev/vda /mnt && mount --move /dev /mnt/dev
+exec switch_root /mnt /sbin/init
+SCRIPT
+chmod +x "$tree/sbin/init" "$WORK/init"
+truncate -s 256M "$root"
+mkfs.ext4 -q -F -d "$tree" "$root" || fail mkfs.ext4
+initrd '' --file "$WORK/init:/init" --module virtio_pci --module virtio_blk
+boot 200 0 --disk "$root"
+expect '^/dev/(vda|root) / ext4 rw'
+expect '^init: done'
+expect_clean_log
+e2fsck -f -n "$root" >"$WORK/fsck" 2>&1 || { cat "$WORK/fsck"; fail "e2fsck found errors in the root"; }
+rm -rf "$WORK/out" && mkdir "$WORK/out"
+debugfs -R "rdump /data $WORK/out" "$root" >/dev/null 2>&1
+(cd "$WORK/out/data" && sha256sum --quiet -c sums) || fail "a file of the root differs"
+[ "$(wc -l <"$WORK/out/data/sums")" = 12 ] || fail "not 12 files in the root"
