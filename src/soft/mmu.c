@@ -61,8 +61,7 @@ struct mmu_private {
     u16 space[PCIDS]; /* 0: none yet */
     u16 next_space;
     u16 space_now;
-    enum mmu_class cls; /* of explicit accesses now */
-    u64 range_ctx[2];   /* rule 6: whose accesses the ranges serve */
+    u64 range_ctx[2]; /* rule 6: whose accesses the ranges serve */
     bool check_align, check_data;
     bool private_all;  /* rule 2: the list was too short */
     u16 private_count; /* entries of the table, by index: */
@@ -209,15 +208,19 @@ static void update_ranges(struct soft_cpu *c)
     c->mmu->range_ctx[user] = ctx;
 }
 
+/* Of explicit accesses now. STAC and CLAC in translated code change AC and c->ctx only. */
+static enum mmu_class current_class(const struct soft_cpu *c)
+{
+    if (c->user)
+        return MMU_USER;
+    return (c->s->rflags & X86_AC) && (c->s->cr4 & X86_CR4_SMAP) ? MMU_SYS_AC : MMU_SYS;
+}
+
 void mmu_update(struct soft_cpu *c)
 {
     struct mmu_private *m = c->mmu;
     const struct x86_state *s = c->s;
-    m->cls = MMU_SYS;
-    if (c->cpl == 3)
-        m->cls = MMU_USER;
-    else if ((s->rflags & X86_AC) && (s->cr4 & X86_CR4_SMAP))
-        m->cls = MMU_SYS_AC;
+    c->user = c->cpl == 3;
     m->check_align = c->cpl == 3 && (s->rflags & X86_AC) && (s->cr0 & X86_CR0_AM);
     m->check_data = soft_breakpoints_armed(c) && (s->dr7 & 0x33330000u);
 
@@ -226,9 +229,11 @@ void mmu_update(struct soft_cpu *c)
         drop_private(c);
         m->space_now = space;
     }
-    c->user = m->cls == MMU_USER;
+    bool never = m->check_align || m->check_data;
     c->ctx_sys = CTX_SYS;
-    c->ctx = m->check_align || m->check_data ? CTX_NEVER : context(c, m->cls);
+    c->ctx_no_ac = never ? CTX_NEVER : CTX_SYS;
+    c->ctx_ac = never ? CTX_NEVER : context(c, s->cr4 & X86_CR4_SMAP ? MMU_SYS_AC : MMU_SYS);
+    c->ctx = never ? CTX_NEVER : context(c, current_class(c));
     update_ranges(c);
 }
 
@@ -432,7 +437,7 @@ void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show)
         clear_write_ranges(c);
     } else if (tag_holds(c, e->tag, la & PAGE_MASK)) {
         c->hide_writes = false;
-        set_tags(c, e, la & PAGE_MASK, c->mmu->cls);
+        set_tags(c, e, la & PAGE_MASK, current_class(c));
         c->hide_writes = hide;
     }
 }
@@ -686,7 +691,7 @@ void soft_check_alignment(struct soft_cpu *c, u64 la, unsigned size)
 u64 soft_read_slow(struct soft_cpu *c, u64 la, unsigned size)
 {
     soft_check_alignment(c, la, size);
-    u64 v = mmu_read_as(c, c->mmu->cls, la, size);
+    u64 v = mmu_read_as(c, current_class(c), la, size);
     if (unlikely(c->mmu->check_data))
         soft_note_data_access(c, la, size, false);
     return v;
@@ -695,7 +700,7 @@ u64 soft_read_slow(struct soft_cpu *c, u64 la, unsigned size)
 void soft_write_slow(struct soft_cpu *c, u64 la, u64 value, unsigned size)
 {
     soft_check_alignment(c, la, size);
-    mmu_write_as(c, c->mmu->cls, la, value, size);
+    mmu_write_as(c, current_class(c), la, value, size);
     if (unlikely(c->mmu->check_data))
         soft_note_data_access(c, la, size, true);
 }
@@ -770,7 +775,7 @@ struct two_pages {
 static void translate_two(struct soft_cpu *c, struct two_pages *t, u64 la, unsigned len,
                           enum soft_access access)
 {
-    enum mmu_class cls = c->mmu->cls;
+    enum mmu_class cls = current_class(c);
     BUG_ON(len > PAGE_SIZE);
     t->len[0] = MIN(len, left_in_page(la));
     t->len[1] = len - t->len[0];
@@ -810,7 +815,7 @@ void soft_write_bytes(struct soft_cpu *c, u64 la, const void *buf, unsigned len)
 void soft_probe(struct soft_cpu *c, u64 la, unsigned len, enum soft_access access)
 {
     if (len)
-        mmu_probe_as(c, c->mmu->cls, la, len, access);
+        mmu_probe_as(c, current_class(c), la, len, access);
 }
 
 /*
@@ -829,7 +834,7 @@ static bool untrack_for_write(struct soft_cpu *c, const struct soft_tlb_entry *e
 
 void *soft_atomic_ptr(struct soft_cpu *c, u64 la, unsigned size)
 {
-    enum mmu_class cls = c->mmu->cls;
+    enum mmu_class cls = current_class(c);
     soft_check_alignment(c, la, size);
     struct soft_tlb_entry e = translate(c, cls, la, SOFT_WRITE);
     if (unlikely(size > left_in_page(la))) {
@@ -845,7 +850,7 @@ void *soft_atomic_ptr(struct soft_cpu *c, u64 la, unsigned size)
 
 void *soft_page_ptr(struct soft_cpu *c, u64 la, enum soft_access access, unsigned *len)
 {
-    struct soft_tlb_entry e = translate(c, c->mmu->cls, la, access);
+    struct soft_tlb_entry e = translate(c, current_class(c), la, access);
     if (!(e.gpa & ATTR_RAM) || c->mmu->check_align || c->mmu->check_data)
         return NULL;
     if (access == SOFT_WRITE && !untrack_for_write(c, &e))
@@ -861,7 +866,7 @@ u64 soft_fetch_gpa(struct soft_cpu *c, u64 la)
     const struct soft_tlb_entry *hit = soft_tlb_entry(c, la);
     if (likely(hit->exec == ((la & PAGE_MASK) | c->ctx)))
         return gpa_of(hit, la);
-    struct soft_tlb_entry e = translate(c, c->mmu->cls, la, SOFT_EXEC);
+    struct soft_tlb_entry e = translate(c, current_class(c), la, SOFT_EXEC);
     return gpa_of(&e, la);
 }
 
@@ -877,7 +882,7 @@ static void fetch_part(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 l
 
 unsigned soft_fetch(struct soft_cpu *c, u64 la, u8 *buf, unsigned len)
 {
-    enum mmu_class cls = c->mmu->cls;
+    enum mmu_class cls = current_class(c);
     struct soft_tlb_entry e = translate(c, cls, la, SOFT_EXEC);
     unsigned n = MIN(len, left_in_page(la));
     fetch_part(c, &e, la, buf, n);

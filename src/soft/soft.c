@@ -43,6 +43,8 @@ static u32 mode_bits(const struct soft_cpu *c)
         mode |= SOFT_MODE_PE;
     if (c->cpl == 3)
         mode |= SOFT_MODE_CPL3;
+    if (c->cpl == 0)
+        mode |= SOFT_MODE_CPL0;
     if (c->code_size == 8)
         return mode | SOFT_MODE_CODE64 | SOFT_MODE_FLAT;
     if (x86_v8086(s))

@@ -78,9 +78,10 @@ struct soft_xsave_component {
 struct soft_cpu {
     struct x86_state *s;
     struct vcpu *vcpu;
-    u64 ctx;      /* context number of accesses at the current CPL */
-    u64 ctx_sys;  /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
-    u64 insn_rip; /* rule 2 */
+    u64 ctx;               /* context number of accesses at the current CPL */
+    u64 ctx_no_ac, ctx_ac; /* of the supervisor by EFLAGS.AC: what STAC and CLAC make of ctx */
+    u64 ctx_sys;           /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
+    u64 insn_rip;          /* rule 2 */
     u8 cpl;
     u8 code_size;    /* 2, 4 or 8: default code width (from CS.L, CS.D and EFER.LMA) */
     u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
@@ -124,6 +125,7 @@ enum soft_mode_bits {
     SOFT_MODE_PE = 1 << 4,
     SOFT_MODE_VM86 = 1 << 5,
     SOFT_MODE_CPL3 = 1 << 6,
+    SOFT_MODE_CPL0 = 1 << 7,
 };
 
 int soft_cpu_init(struct soft_cpu *c, struct vcpu *vcpu, struct error *err);

@@ -570,7 +570,7 @@ void set_flags(struct soft_cpu *c, u64 image, u64 mask)
 void soft_set_ac(struct soft_cpu *c, bool on)
 {
     c->s->rflags = on ? c->s->rflags | X86_AC : c->s->rflags & ~X86_AC;
-    mmu_update(c);
+    c->ctx = on ? c->ctx_ac : c->ctx_no_ac;
 }
 
 static unsigned iopl_of(const struct soft_cpu *c)

@@ -145,6 +145,10 @@ void block_cache_flush(struct soft_cpu *c);
 
 /* --- run.c: what the engines on top of the interpreter share --- */
 
+/* After an instruction that ended a run of blocks: is there more to do than to go on at rip? Brings c->wanted
+ * up to date. */
+bool interpret_must_stop(struct soft_cpu *c);
+
 /* After a longjmp to c->fault: makes the state that of the instruction which raised. */
 void interpret_settle_fault(struct soft_cpu *c);
 

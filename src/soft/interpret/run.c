@@ -125,6 +125,14 @@ static bool one_by_one(const struct soft_cpu *c)
     return c->s->int_shadow || (c->s->rflags & X86_TF) || soft_breakpoints_armed(c) || trace_on(exec);
 }
 
+bool interpret_must_stop(struct soft_cpu *c)
+{
+    const struct x86_state *s = c->s;
+    c->wanted = wanted_requests(c);
+    return (vcpu_requests(c->vcpu) & c->wanted) || s->exception_pending || s->pending_db || s->nmi_pending ||
+           s->mp_state != VCPU_MP_RUNNABLE || one_by_one(c);
+}
+
 /* Stepping ends when it is done; only within a long repeat it heeds a request. */
 static bool must_leave(const struct soft_cpu *c, const unsigned *steps)
 {

@@ -77,13 +77,12 @@ void way_out(struct translator *x, i32 off)
 
 #define GUEST_SP translate_host_reg[X86_RSP]
 
-static void move_sp(struct translator *x, i32 by)
+void move_sp(struct translator *x, i32 by)
 {
     emit_lea(x->e, GUEST_SP, at(GUEST_SP, by));
 }
 
-/* C: pointer to where a push goes. */
-static void push_pointer(struct translator *x)
+void push_pointer(struct translator *x)
 {
     emit_lea(x->e, HOST_C, at(GUEST_SP, -8));
     emit_tlb(x, RANGE_STACK, 8, true);

@@ -334,7 +334,24 @@ static void emit_sign(struct translator *x)
 
 /* --- which instruction goes which way --- */
 
-enum kind { UNKNOWN, GENERAL, NOTHING, LEA, MUL, DIV, CMPXCHG, SIGN, PUSH, POP, LEAVE, JMP, CALL, RET, JCC };
+enum kind {
+    UNKNOWN,
+    GENERAL,
+    NOTHING,
+    LEA,
+    MUL,
+    DIV,
+    CMPXCHG,
+    SIGN,
+    PUSH,
+    POP,
+    LEAVE,
+    JMP,
+    CALL,
+    RET,
+    JCC,
+    SYSTEM_INSN
+};
 
 #define M(x) case ZYDIS_MNEMONIC_##x
 #define CONDITIONS(what) \
@@ -418,6 +435,8 @@ static enum kind kind_of(const struct translator *x)
             : UNKNOWN;
     default: break;
     }
+    if (system_known(x))
+        return SYSTEM_INSN;
     u8 cc;
     return is_condition(z->mnemonic, &cc) && z->operand_width == 64 ? JCC : UNKNOWN;
 }
@@ -463,6 +482,7 @@ bool translate_insn(struct translator *x, const struct insn *i)
     case CALL: emit_call(x, i); break;
     case RET: emit_ret(x); break;
     case JCC: emit_jcc(x, i); break;
+    case SYSTEM_INSN: system_emit(x); break;
     }
     return true;
 }

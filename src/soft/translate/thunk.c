@@ -125,6 +125,13 @@ static void emit_handlers(struct translate_cpu *t)
     emit_set_target(other, e->at);
     emit_set_target(stop, e->at);
     emit_op_ri(e, true, 0, HOST_SP, 8); /* the return address */
+    u8 *leave = system_emit_resume(e);
+    emit_mov(e, HOST_C, HOST_A);
+    emit_load(e, HOST_D, CPU(s));
+    reload(e, HOST_D, HOST_A);
+    emit_load_flags(e);
+    emit_bytes(e, "\xff\xe1", 2); /* jmp rcx */
+    emit_set_target(leave, e->at);
     emit_op_rr(e, false, 0x31, HOST_A, HOST_A);
     emit_return(e);
 }

@@ -220,6 +220,15 @@ dump_line dump_error, dump_trace;
 void translate_dump(struct translate_cpu *t, const struct block *b, u64 rip, const struct translator *x,
                     dump_line *out);
 
+/* --- system.c --- */
+
+bool system_known(const struct translator *x);
+void system_emit(struct translator *x);
+
+/* T12, after a handler that ended a run, all state in x86_state: A is where translated code goes on, or the
+ * jump whose displacement is returned is taken. */
+u8 *system_emit_resume(struct emit *e);
+
 /* --- lockstep.c --- */
 
 int lockstep_init(struct translate_cpu *t, struct error *err);
@@ -303,6 +312,10 @@ void way_out(struct translator *x, i32 off);             /* the block ends here 
 void leave(struct translator *x, u8 *jump, i32 off);     /* what @jump of a way out goes to */
 
 void leave_saved(struct translator *x, i32 off); /* to the run loop at @off, flags saved */
+
+/* C: pointer to where a push goes. */
+void push_pointer(struct translator *x);
+void move_sp(struct translator *x, i32 by);
 
 bool near_known(const struct translator *x); /* is it a near branch that is done natively? */
 bool is_condition(ZydisMnemonic m, u8 *cc);
