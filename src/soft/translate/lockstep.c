@@ -202,7 +202,8 @@ static bool pages_equal(const struct lockstep *l)
 static bool same(struct soft_cpu *c)
 {
     const struct lockstep *l = c->lockstep;
-    const struct x86_state *s = c->s;
+    struct x86_state *s = c->s;
+    s->fpu.mxcsr_mask = l->seen.fpu.mxcsr_mask; /* scratch of the host's FXSAVE; no guest sees it */
     return s->rip == l->seen.rip && memcmp(s->gpr, l->seen.gpr, sizeof s->gpr) == 0 &&
            l->once == l->seen_once && fields_equal(&x86_state_desc, s, &l->seen) && pages_equal(l);
 }
