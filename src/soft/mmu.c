@@ -782,8 +782,7 @@ static void translate_two(struct soft_cpu *c, struct two_pages *t, u64 la, unsig
     t->la[0] = la;
     t->la[1] = next_page(c, cls, la);
     t->e[0] = translate(c, cls, la, access);
-    if (t->len[1])
-        t->e[1] = translate(c, cls, t->la[1], access);
+    t->e[1] = t->len[1] ? translate(c, cls, t->la[1], access) : t->e[0];
 }
 
 void soft_read_bytes(struct soft_cpu *c, u64 la, void *buf, unsigned len)
