@@ -123,7 +123,7 @@ static int end_status(enum vm_end why, int code, int signal, const struct error 
 }
 
 /* Makes the machine; "auto" goes on without KVM when that refuses after all. */
-static struct pc *make_machine(const struct run_options *o, const struct boot_source *boot,
+static struct pc *make_machine(const struct run_options *o, struct boot_source *boot,
                                struct event_loop *loop, struct error *err)
 {
     struct pc_config config = o->pc;
@@ -144,7 +144,7 @@ static struct pc *make_machine(const struct run_options *o, const struct boot_so
 }
 
 /* @loop is ready; the machine lives within this function, the terminal is restored at its end. */
-static int run_machine(const struct run_options *o, const struct boot_source *boot, struct event_loop *loop,
+static int run_machine(const struct run_options *o, struct boot_source *boot, struct event_loop *loop,
                        struct error *err)
 {
     struct terminator terminator;

@@ -69,13 +69,51 @@ int blob_read(struct blob *b, const char *what, const char *path, u64 max, struc
         error_set_errno(err, e, "cannot read %s '%s'", what, path);
     else if (b->size == 0)
         error_set(err, e = ENODATA, "%s '%s' is empty", what, path);
-    if (e)
+    if (e) {
         blob_release(b);
+    } else if (S_ISREG(st.st_mode)) {
+        b->droppable = true;
+        b->fd = fd;
+        fd = -1; /* kept open */
+    }
     return -e;
+}
+
+void blob_drop(struct blob *b)
+{
+    if (!b->droppable)
+        return;
+    free(b->data);
+    b->data = NULL;
+}
+
+int blob_want(struct blob *b, struct error *err)
+{
+    u64 done = 0;
+    if (b->data || !b->size)
+        return 0;
+    b->data = malloc(b->size);
+    if (!b->data)
+        return error_set(err, ENOMEM, "no memory to read '%s' again", b->path);
+    while (done < b->size) {
+        ssize_t n = pread(b->fd, b->data + done, b->size - done, (off_t)done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            int e = n < 0 ? errno : ENODATA;
+            blob_drop(b);
+            return n < 0 ? error_set_errno(err, e, "cannot read '%s' again", b->path)
+                         : error_set(err, e, "'%s' has become shorter since it was read first", b->path);
+        }
+        done += (u64)n;
+    }
+    return 0;
 }
 
 void blob_release(struct blob *b)
 {
+    if (b->droppable)
+        close(b->fd);
     free(b->data);
     free(b->path);
     *b = (struct blob){0};

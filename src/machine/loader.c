@@ -90,8 +90,8 @@ static const char *describe(const struct blob *b)
     return "it is neither a bzImage, nor an ELF with a PVH note, nor a Multiboot image";
 }
 
-int boot_load(const struct boot_source *src, const struct boot_target *to, struct boot_entry *entry,
-              struct error *err)
+static int load(const struct boot_source *src, const struct boot_target *to, struct boot_entry *entry,
+                struct error *err)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(loaders); i++) {
         int r;
@@ -107,6 +107,20 @@ int boot_load(const struct boot_source *src, const struct boot_target *to, struc
         return boot_prepare_memory(src, to, entry, err);
     }
     return boot_error(src, err, ENOEXEC, "not a kernel that can be booted: %s", describe(&src->kernel));
+}
+
+int boot_load(struct boot_source *src, const struct boot_target *to, struct boot_entry *entry,
+              struct error *err)
+{
+    int r = blob_want(&src->kernel, err);
+    for (unsigned i = 0; !r && i < src->module_count; i++)
+        r = blob_want(&src->module[i], err);
+    if (!r)
+        r = load(src, to, entry, err);
+    blob_drop(&src->kernel);
+    for (unsigned i = 0; i < src->module_count; i++)
+        blob_drop(&src->module[i]);
+    return r;
 }
 
 void boot_source_release(struct boot_source *src)

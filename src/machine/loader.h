@@ -44,8 +44,11 @@ struct boot_entry {
     u64 cr3; /* BOOT_LONG */
 };
 
-/* Loads and fills *entry; the error names the file and says what is wrong with it. */
-int boot_load(const struct boot_source *src, const struct boot_target *to, struct boot_entry *entry,
+/*
+ * Loads and fills *entry; the error names the file and says what is wrong with it. Reads files again whose
+ * bytes were dropped, and drops what can be had again (blob.h).
+ */
+int boot_load(struct boot_source *src, const struct boot_target *to, struct boot_entry *entry,
               struct error *err);
 
 void boot_source_release(struct boot_source *src);

@@ -25,7 +25,7 @@
 
 struct pc {
     struct pc_config config;
-    const struct boot_source *boot;
+    struct boot_source *boot;
     struct event_loop *loop;
     unsigned steps_done;
 

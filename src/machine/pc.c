@@ -489,7 +489,7 @@ static const struct {
     {kernel_up, nothing_down},
 };
 
-struct pc *pc_new(const struct pc_config *config, const struct boot_source *boot, struct event_loop *loop,
+struct pc *pc_new(const struct pc_config *config, struct boot_source *boot, struct event_loop *loop,
                   struct error *err)
 {
     struct pc *pc = aligned_alloc(64, ALIGN_UP(sizeof *pc, 64));

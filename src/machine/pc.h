@@ -40,7 +40,7 @@ struct pc_config {
 struct pc;
 
 /* @config's strings and @boot live as long as the machine. NULL with @err. */
-struct pc *pc_new(const struct pc_config *config, const struct boot_source *boot, struct event_loop *loop,
+struct pc *pc_new(const struct pc_config *config, struct boot_source *boot, struct event_loop *loop,
                   struct error *err);
 void pc_free(struct pc *pc);
 

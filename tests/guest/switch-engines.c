@@ -81,7 +81,7 @@ static const struct engine_ops *least(const struct juggler *j)
     return NULL;
 }
 
-static int juggle(struct juggler *j, const struct pc_config *config, const struct boot_source *boot)
+static int juggle(struct juggler *j, const struct pc_config *config, struct boot_source *boot)
 {
     struct error err = {0};
     int code = 0;

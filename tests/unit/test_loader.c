@@ -5,6 +5,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -689,6 +691,77 @@ static void e820_is_sorted_and_disjoint(void **state)
     }
 }
 
+/* --- blobs --- */
+
+static char blob_path[] = "/tmp/trapeze-blob-XXXXXX";
+
+static int write_blob_file(const char *text)
+{
+    memset(blob_path + strlen(blob_path) - 6, 'X', 6);
+    int fd = mkstemp(blob_path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    return fd;
+}
+
+static void dropped_bytes_come_back_even_of_a_deleted_file(void **state)
+{
+    struct blob b;
+    close(write_blob_file("bytes"));
+    assert_int_equal(blob_read(&b, "kernel", blob_path, MIB, &err), 0);
+    unlink(blob_path);
+    blob_drop(&b);
+    assert_null(b.data);
+    assert_int_equal(blob_want(&b, &err), 0);
+    assert_memory_equal(b.data, "bytes", 5);
+    blob_release(&b);
+}
+
+static void a_file_that_became_shorter_is_refused(void **state)
+{
+    struct blob b;
+    int fd = write_blob_file("bytes");
+    assert_int_equal(blob_read(&b, "kernel", blob_path, MIB, &err), 0);
+    blob_drop(&b);
+    assert_int_equal(ftruncate(fd, 3), 0);
+    assert_int_equal(blob_want(&b, &err), -ENODATA);
+    assert_non_null(strstr(err.text, "shorter"));
+    blob_release(&b);
+    close(fd);
+    unlink(blob_path);
+}
+
+static void what_came_through_a_pipe_is_kept(void **state)
+{
+    struct blob b;
+    char path[32];
+    int fds[2];
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(write(fds[1], "bytes", 5), 5);
+    close(fds[1]);
+    snprintf(path, sizeof path, "/dev/fd/%d", fds[0]);
+    assert_int_equal(blob_read(&b, "initrd", path, MIB, &err), 0);
+    close(fds[0]);
+    blob_drop(&b);
+    assert_int_equal(blob_want(&b, &err), 0);
+    assert_memory_equal(b.data, "bytes", 5);
+    blob_release(&b);
+}
+
+static void loading_drops_the_bytes_and_loads_again(void **state)
+{
+    close(write_blob_file("\x1f\x8b an initrd"));
+    assert_int_equal(blob_read(&src.module[0], "initrd", blob_path, MIB, &err), 0);
+    unlink(blob_path);
+    src.module_count = 1;
+    make_bzimage();
+    for (int i = 0; i < 2; i++) {
+        load_ok();
+        assert_null(src.module[0].data);
+    }
+    blob_release(&src.module[0]);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, release)
 
 int main(void)
@@ -727,6 +800,10 @@ int main(void)
         TEST(long_entry_has_identity_page_tables_of_4_gib),
         TEST(entry_state_matches_its_descriptor_table),
         TEST(e820_is_sorted_and_disjoint),
+        TEST(dropped_bytes_come_back_even_of_a_deleted_file),
+        TEST(a_file_that_became_shorter_is_refused),
+        TEST(what_came_through_a_pipe_is_kept),
+        TEST(loading_drops_the_bytes_and_loads_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
