@@ -219,8 +219,21 @@ static bool decode(const struct isa_generator *g, const struct bytes *o, ZydisDe
     return true;
 }
 
+/* Where the model lacks TZCNT and LZCNT but the host has them: BSF and BSR with a prefix that they ignore. */
+static bool is_other_on_host(const ZydisDecodedInstruction *insn)
+{
+    if (insn->mnemonic != ZYDIS_MNEMONIC_BSF && insn->mnemonic != ZYDIS_MNEMONIC_BSR)
+        return false;
+    for (unsigned i = 0; i < insn->raw.prefix_count; i++)
+        if (insn->raw.prefixes[i].value == 0xf3)
+            return true;
+    return false;
+}
+
 static bool wanted(const struct isa_generator *g, const ZydisDecodedInstruction *insn)
 {
+    if (is_other_on_host(insn))
+        return false;
     if (insn_offered(g->cpuid, insn) == g->absent)
         return false;
     return g->absent || !isa_exclusion(insn->mnemonic);
