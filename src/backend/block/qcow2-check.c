@@ -180,6 +180,20 @@ static void check_refblocks(struct check *c)
     }
 }
 
+/* Clusters in use that no block describes, as after a crash with lazy refcounts: there is no room for them.
+ */
+static void check_described(struct check *c)
+{
+    struct qcow2 *q = c->q;
+    for (u64 i = 0; i < c->clusters && !c->bad_tables; i++) {
+        u64 block = i >> q->refblock_bits;
+        if (block < q->reftable_len && q->reftable[block])
+            i |= MASK(q->refblock_bits);
+        else if (c->refs[i])
+            c->bad_tables = true;
+    }
+}
+
 /* All references. Order: what lies where it must lie first, so that blocks that overlap it are seen. */
 static int count_all(struct check *c)
 {
@@ -193,8 +207,10 @@ static int count_all(struct check *c)
     int ret = check_l1(c, q->header.l1_offset, q->l1, q->header.l1_size, true);
     if (ret == 0)
         ret = check_snapshots(c);
-    if (ret == 0)
+    if (ret == 0) {
         check_refblocks(c);
+        check_described(c);
+    }
     return ret;
 }
 
