@@ -14,6 +14,7 @@ enum {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_image(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
 /* Prints "trapeze: TEXT" on stderr; returns STATUS_ERROR. */

@@ -17,6 +17,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"run", "boot a virtual machine in the foreground", cmd_run},
+    {"image", "make, look at, check, convert and change disk images", cmd_image},
     {"doctor", "say what this host offers, and what to do about what it lacks", cmd_doctor},
     {"help", "show this help, or that of a command", cmd_help},
     {"version", "print the version", cmd_version},
@@ -84,7 +85,7 @@ static int cmd_help(int argc, char **argv)
     c = find(argv[1]);
     if (!c)
         return unknown_command(argv[1]);
-    if (c->run != cmd_run) {
+    if (c->run != cmd_run && c->run != cmd_image) {
         usage(stdout);
         return STATUS_OK;
     }

@@ -190,6 +190,21 @@ static int unknown(const struct context *c, const char *name, size_t len, struct
 
 /* --- the command line --- */
 
+/* "-n", and the argument behind it when it takes one. */
+static int parse_letter(const struct context *c, char **argv, int left, int *taken, struct error *err)
+{
+    const struct option *o = c->list;
+
+    while ((o->name || o->kind == OPTION_GROUP) && !(o->letter && o->letter == argv[0][1]))
+        o++;
+    if (!o->name || argv[0][2])
+        return error_set(err, EINVAL, "unknown option '%s'; options are written out, as in --help", argv[0]);
+    *taken = o->arg ? 2 : 1;
+    if (o->arg && left < 2)
+        return complain(c, o, err, "needs a value");
+    return set_option(c, o, o->arg ? argv[1] : NULL, err);
+}
+
 /* One argument that starts with "--"; *taken says how many arguments it was. */
 static int parse_one(const struct context *c, char **argv, int left, int *taken, struct error *err)
 {
@@ -219,21 +234,20 @@ int options_parse(const struct option *list, void *target, int argc, char **argv
 
     for (int i = 1; i < argc;) {
         char *arg = argv[i];
-        int taken, r;
+        int taken = 1, r;
 
-        if (only_operands || arg[0] != '-' || !arg[1]) {
+        if (only_operands || arg[0] != '-' || !arg[1] || (arg[1] >= '0' && arg[1] <= '9')) {
             argv[n++] = arg;
             i++;
             continue;
         }
-        if (arg[1] != '-')
-            return error_set(err, EINVAL, "unknown option '%s'; options are written out, as in --help", arg);
-        if (!arg[2]) {
+        if (arg[1] == '-' && !arg[2]) {
             only_operands = true;
             i++;
             continue;
         }
-        r = parse_one(&c, argv + i, argc - i, &taken, err);
+        r = arg[1] == '-' ? parse_one(&c, argv + i, argc - i, &taken, err)
+                          : parse_letter(&c, argv + i, argc - i, &taken, err);
         if (r)
             return r;
         i += taken;
@@ -298,7 +312,8 @@ int options_parse_commas(const struct option *list, void *target, const char *wh
 
 static void help_line(const struct option *o, FILE *out)
 {
-    int n = fprintf(out, "  --%s%s%s", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+    int n = o->letter ? fprintf(out, "  -%c, ", o->letter) : fprintf(out, "  ");
+    n += fprintf(out, "--%s%s%s", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
     const char *p = o->help;
 
     if (n >= HELP_COLUMN) {

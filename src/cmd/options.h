@@ -2,7 +2,7 @@
  * Command-line options as a list: parsing, help and error messages are all made from it. The same
  * serves for what follows a comma ("--disk FILE,format=raw,readonly").
  *
- *     --name VALUE    --name=VALUE    --flag
+ *     --name VALUE    --name=VALUE    --flag    -n VALUE    (where the option has a letter)
  *     value,key=value,flag            a comma within a value is written twice
  */
 #ifndef TRAPEZE_CMD_OPTIONS_H
@@ -24,6 +24,7 @@ enum option_kind {
 
 struct option {
     const char *name; /* without the dashes */
+    char letter;      /* "-n" is the same as "--name"; 0: none */
     const char *arg;  /* for the help: "SIZE"; NULL for a flag */
     const char *help; /* one line, or several separated by \n */
     enum option_kind kind;

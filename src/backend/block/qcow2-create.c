@@ -211,27 +211,31 @@ int qcow2_empty(struct block_device *b, struct error *err)
 /* --- compressed writing --- */
 
 /*
- * A place for @len bytes: behind the compressed data before when they are in one cluster with room, or
- * in new clusters. Clusters may be shared, so that their refcounts are the number of data in them.
+ * A place for @len bytes: behind the compressed data before, where there is room in that cluster, or
+ * the next one is free, or in a new cluster. The refcount of a shared cluster is the number of data in it.
  */
 static int place_compressed(struct qcow2 *q, u64 len, u64 *host)
 {
-    u64 at = q->compressed_end, in_cluster = at & (q->cluster_size - 1), got;
-    bool fresh;
+    u64 at = q->compressed_end, in_cluster = at & (q->cluster_size - 1), got, next = 0;
     u64 room = in_cluster ? q->cluster_size - in_cluster : 0;
     u64 most = MASK(1u << q->header.refcount_order), count = most;
+    bool fresh, share = false;
     int ret = 0;
     if (room)
         ret = qcow2_refcount_get(q, at >> q->header.cluster_bits, &count);
-    if (ret == 0 && room >= len && count < most) {
-        *host = at;
-        ret = qcow2_refcount_add(q, at >> q->header.cluster_bits, 1);
-    } else if (ret == 0) {
-        ret = qcow2_alloc(q, 1, host, &got, &fresh);
+    if (ret == 0 && count < most)
+        share = room >= len;
+    if (ret == 0 && !share) {
+        ret = qcow2_alloc(q, 1, &next, &got, &fresh);
+        share = count < most && next == at + room;
     }
-    if (ret == 0)
-        q->compressed_end = *host + len;
-    return ret;
+    if (ret == 0 && share)
+        ret = qcow2_refcount_add(q, at >> q->header.cluster_bits, 1);
+    if (ret < 0)
+        return ret;
+    *host = share ? at : next;
+    q->compressed_end = *host + len;
+    return 0;
 }
 
 static int write_deflated(struct qcow2 *q, u64 cluster, const u8 *data, size_t len)
@@ -249,7 +253,8 @@ static int write_deflated(struct qcow2 *q, u64 cluster, const u8 *data, size_t l
     if (ret == 0)
         ret = qcow2_l2_set(q, cluster, ENTRY_COMPRESSED | sectors << shift | host, true);
     else
-        qcow2_free_now(q, ALIGN_DOWN(host, (u64)q->cluster_size), 1);
+        qcow2_free_now(q, ALIGN_DOWN(host, (u64)q->cluster_size),
+                       clusters_of(q, (host & (q->cluster_size - 1)) + len));
     bool commit = qcow2_commit_wanted(q);
     lock_drop(&q->lock);
     return ret == 0 && commit ? qcow2_commit(q) : ret;

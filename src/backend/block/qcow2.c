@@ -849,21 +849,18 @@ static int repair_lazy(struct qcow2 *q, const struct block_options *o, struct er
     return qcow2_check(&q->base, QCOW2_REPAIR_ALL, &check, err);
 }
 
-static int find_backing_path(const struct qcow2 *q, char *path, size_t size, struct error *err)
+int qcow2_backing_path(const char *image, const char *name, char *path, size_t size, struct error *err)
 {
-    const char *name = q->backing_name, *slash = strrchr(q->base.path, '/');
+    const char *slash = strrchr(image, '/');
     if (!strncmp(name, "file:", 5))
         name += 5;
-    size_t before_colon = strcspn(name, ":/");
-    if (name[before_colon] == ':')
+    if (name[strcspn(name, ":/")] == ':')
         return error_set(err, ENOTSUP, "the backing file '%s' of '%s' is not a file of this host", name,
-                         q->base.path);
-    int n = name[0] == '/' || !slash
-                ? snprintf(path, size, "%s", name)
-                : snprintf(path, size, "%.*s/%s", (int)(slash - q->base.path), q->base.path, name);
-    return n < (int)size
-               ? 0
-               : error_set(err, ENAMETOOLONG, "the backing file's name in '%s' is too long", q->base.path);
+                         image);
+    int n = name[0] == '/' || !slash ? snprintf(path, size, "%s", name)
+                                     : snprintf(path, size, "%.*s/%s", (int)(slash - image), image, name);
+    return n < (int)size ? 0
+                         : error_set(err, ENAMETOOLONG, "the backing file's name in '%s' is too long", image);
 }
 
 static int check_chain(const struct qcow2 *q, const struct block_chain *above, struct error *err)
@@ -883,7 +880,7 @@ static int open_backing(struct qcow2 *q, const struct block_options *o, const st
     struct error why = {0};
     if (!q->backing_name || o->no_backing)
         return 0;
-    int ret = find_backing_path(q, path, sizeof path, err);
+    int ret = qcow2_backing_path(q->base.path, q->backing_name, path, sizeof path, err);
     if (ret < 0)
         return ret;
     below.format = BLOCK_FORMAT_PROBE;

@@ -39,6 +39,8 @@ struct qcow2_info {
 /* False when @b is no qcow2 image. The strings live as long as @b. */
 bool qcow2_get_info(struct block_device *b, struct qcow2_info *info);
 struct block_device *qcow2_backing(struct block_device *b);
+/* Where the backing file called @name in the header of the image @path is. */
+int qcow2_backing_path(const char *path, const char *name, char *buf, size_t size, struct error *err);
 
 /* --- snapshots --- */
 
