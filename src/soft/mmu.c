@@ -524,6 +524,9 @@ static struct soft_tlb_entry *try_translate(struct soft_cpu *c, enum mmu_class c
     struct soft_tlb_entry *e = soft_tlb_entry(c, la);
     if (entry_holds(c, e, la, cls, access))
         return e;
+    /* What AC does not matter for keeps its tag: it will be wanted again when AC is clear. */
+    if (cls == MMU_SYS_AC && entry_holds(c, e, la, MMU_SYS, access))
+        return e;
     if (tag_holds(c, e->tag, la & PAGE_MASK) && suffices(c, e->gpa, cls, access)) {
         set_tags(c, e, la & PAGE_MASK, cls);
         return e;

@@ -100,7 +100,9 @@ struct soft_cpu {
     u64 page_rip;   /* linear address of the page of the current block */
     u64 far_gpr[5]; /* guest registers that have no host register */
     u64 scratch[2];
-    u64 mode_key;                /* of the jump cache */
+    u64 mode_key;   /* of the jump cache */
+    u32 tsc_inline; /* while run() lasts, the guest's TSC is the host's + clock_offset + state.tsc_offset */
+    i64 clock_offset;
     const _Atomic u32 *requests; /* those that end the run of blocks: vcpu->requests, or none in lock-step */
     struct lockstep *lockstep;   /* not NULL while code is run to be compared (lock-step, below) */
     bool hide_writes;            /* no entry of the TLB gets a write tag by itself */

@@ -626,7 +626,7 @@ const struct rule decode_rules[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     PLAIN(SAHF, insn_sahf),
     PLAIN(SALC, insn_salc),
     PLAIN(CLI, insn_cli),
-    PLAIN_END(STI, insn_sti),
+    PLAIN(STI, insn_sti),
     PLAIN(CLAC, insn_clac),
     PLAIN(STAC, insn_stac),
 

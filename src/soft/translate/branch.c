@@ -88,8 +88,23 @@ void push_pointer(struct translator *x)
     emit_tlb(x, RANGE_STACK, 8, true);
 }
 
-void emit_push(struct translator *x)
+static void emit_push_memory(struct translator *x, const struct insn *i)
 {
+    emit_pointer(x, i, &x->op[0]);
+    emit_load(x->e, HOST_C, at(HOST_C, 0));
+    emit_store(x->e, CPU(scratch[0]), HOST_C);
+    push_pointer(x);
+    emit_load(x->e, HOST_A, CPU(scratch[0]));
+    emit_store(x->e, at(HOST_C, 0), HOST_A);
+    move_sp(x, -8);
+}
+
+void emit_push(struct translator *x, const struct insn *i)
+{
+    if (x->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        emit_push_memory(x, i);
+        return;
+    }
     push_pointer(x);
     if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         i32 v = (i32)x->op[0].imm.value.s;

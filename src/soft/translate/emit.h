@@ -77,6 +77,7 @@ void emit_mov_imm32(struct emit *e, unsigned to, u32 v);
 #define CC_E 4
 #define CC_NE 5
 #define CC_AE 3
+#define CC_A 7
 #define CC_ALWAYS 0xff
 /* A jump with a 32-bit displacement, to be set later; returns where that stands (writable view). */
 u8 *emit_jump(struct emit *e, u8 cc);

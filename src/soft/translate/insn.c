@@ -419,7 +419,7 @@ static enum kind kind_of(const struct translator *x)
         M(NOP)
             : M(ENDBR64)
             : M(PREFETCHT0) : M(PREFETCHT1) : M(PREFETCHT2) : M(PREFETCHNTA) : M(PREFETCHW) : return NOTHING;
-        M(PUSH) : return z->operand_width == 64 && !m ? PUSH : UNKNOWN;
+        M(PUSH) : return z->operand_width == 64 ? PUSH : UNKNOWN;
         M(POP)
             : return z->operand_width == 64 &&
                 !m && x->op[0].reg.value != ZYDIS_REGISTER_RSP
@@ -475,7 +475,7 @@ bool translate_insn(struct translator *x, const struct insn *i)
     case DIV: emit_div(x, i); break;
     case CMPXCHG: emit_cmpxchg(x, i); break;
     case SIGN: emit_sign(x); break;
-    case PUSH: emit_push(x); break;
+    case PUSH: emit_push(x, i); break;
     case POP: emit_pop(x); break;
     case LEAVE: emit_leave_insn(x); break;
     case JMP: emit_jmp(x, i); break;

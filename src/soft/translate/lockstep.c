@@ -228,6 +228,7 @@ static u32 run_translated(struct translate_cpu *t, void *code)
 static void step(struct soft_cpu *c)
 {
     struct x86_state *s = c->s;
+    u8 shadow = s->int_shadow;
     c->insn_rip = s->rip;
     c->stop_block = false;
     struct block *b = block_get(c, BLOCK_SINGLE);
@@ -236,6 +237,7 @@ static void step(struct soft_cpu *c)
     c->cur = NULL;
     flags_publish(c, s);
     c->vcpu->counters.insns++;
+    soft_shadow_done(c, shadow);
 }
 
 static bool arrived(struct soft_cpu *c)

@@ -185,13 +185,21 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     return 0;
 }
 
+/* The clock neither stops nor jumps while vCPUs run. */
+static enum vcpu_exit engine_run(struct vcpu *vcpu)
+{
+    struct translate_cpu *t = vcpu->engine_data;
+    t->soft.tsc_inline = vclock_tsc_offset(&vcpu->vm->clock, &t->soft.clock_offset);
+    return interpret_engine_run(vcpu);
+}
+
 const struct engine_ops translate_engine = {
     .name = "translate",
     .vm_init = interpret_engine_vm_init,
     .vm_release = interpret_engine_vm_release,
     .vcpu_init = engine_vcpu_init,
     .vcpu_release = engine_vcpu_release,
-    .run = interpret_engine_run,
+    .run = engine_run,
     .kick = interpret_engine_kick,
     .sync = interpret_engine_sync,
     .state_changed = interpret_engine_state_changed,

@@ -2,7 +2,8 @@
  * System instructions, and going on after those that handlers do (T12).
  *
  * What a kernel does at each entry and exit or around each critical section is native here, as far as it
- * changes little: IF, AC, the bases of FS and GS. That needs CPL 0 in the mode of the block.
+ * changes little: IF, AC, the base of GS. That needs CPL 0 in the mode of the block. REP MOVS and REP STOS
+ * are here since kernels copy and clear with them.
  */
 #include "soft/translate/translate-internal.h"
 
@@ -17,12 +18,12 @@ static struct address state_field(size_t offset)
     state_field(offsetof(struct x86_state, seg) + (which) * sizeof(struct x86_segment) + \
                 offsetof(struct x86_segment, base))
 
-enum { OP_OR = 1, OP_AND = 4, OP_CMP = 7 };
+enum { OP_OR = 1, OP_AND = 4, OP_CMP = 7, OP_TEST };
 
 /* 32-bit operation on memory with a constant. */
-static void emit_op_mi(struct emit *e, u8 ext, struct address a, u32 imm)
+static void emit_op_mi(struct emit *e, u8 op, struct address a, u32 imm)
 {
-    struct encoding n = {.opcode = 0x81, .reg = ext, .imm_len = 4};
+    struct encoding n = {.opcode = op == OP_TEST ? 0xf7 : 0x81, .reg = op == OP_TEST ? 0 : op, .imm_len = 4};
     memcpy(n.imm, &imm, 4);
     emit_rm(e, &n, a);
 }
@@ -108,19 +109,163 @@ static void emit_pushf(struct translator *x)
     move_sp(x, -8);
 }
 
+static void emit_fence(struct translator *x)
+{
+    emit_bytes(x->e, (u8[]){0x0f, 0xae, (u8)(0xc0 | x->z.raw.modrm.reg << 3)}, 3);
+}
+
+/* --- time --- */
+
+/* The host's counter and two offsets; soft_cpu.tsc_inline says whether that is what the guest is to see. */
+static void emit_rdtsc(struct translator *x, bool with_aux)
+{
+    struct emit *e = x->e;
+    spend_flags(x);
+    if (!(x->b->mode & SOFT_MODE_CPL0)) {
+        emit_load(e, HOST_A, CPU(s));
+        emit_op_mi(e, OP_TEST, STATE(cr4), X86_CR4_TSD);
+        slow_jump(x, CC_NE);
+    }
+    emit_op_mi(e, OP_CMP, CPU(tsc_inline), 0);
+    slow_jump(x, CC_E);
+    if (with_aux)
+        emit_bytes(e, "\x0f\x01\xf9", 3); /* rdtscp */
+    else
+        emit_bytes(e, "\x0f\x31", 2);     /* rdtsc */
+    emit_bytes(e, "\x48\xc1\xe2\x20", 4); /* shl rdx, 32 */
+    emit_op_rr(e, true, 0x09, HOST_A, HOST_D);
+    emit_load(e, HOST_A, CPU(s));
+    emit_op_rm(e, true, 0x03, HOST_D, STATE(tsc_offset));
+    emit_op_rm(e, true, 0x03, HOST_D, CPU(clock_offset));
+    if (with_aux)
+        emit_op_rm(e, false, 0x8b, translate_host_reg[X86_RCX], STATE(tsc_aux));
+    emit_op_rr(e, false, 0x89, HOST_D, translate_host_reg[X86_RAX]);
+    emit_bytes(e, "\x48\xc1\xea\x20", 4); /* shr rdx, 32 */
+    emit_mov(e, translate_host_reg[X86_RDX], HOST_D);
+}
+
+/* --- REP MOVS and REP STOS within a page: the host's own --- */
+
+#define GUEST_COUNT translate_host_reg[X86_RCX]
+enum { HOST_SI = 6, HOST_DI = 7 }; /* and the guest's, too */
+
+static struct address tlb_field(size_t field)
+{
+    return (struct address){HOST_CPU, HOST_A, 0, (i32)(offsetof(struct soft_cpu, tlb) + field)};
+}
+
+static struct address behind_count(unsigned base, unsigned scale, i32 disp)
+{
+    return (struct address){(u8)base, GUEST_COUNT, (u8)scale, disp};
+}
+
+/*
+ * C: host pointer to what @index points to, the whole of it in one page that allows the access. While AC is
+ * set a supervisor's page does with the tag that it has otherwise (mmu.c, rule 2).
+ */
+static void emit_string_pointer(struct translator *x, unsigned index, unsigned scale, bool write)
+{
+    struct emit *e = x->e;
+    bool user = x->b->mode & SOFT_MODE_CPL3;
+    size_t tag =
+        (write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read)) + user * 8;
+    emit_op_rr(e, false, 0x89, index, HOST_A);
+    emit_bytes(e, "\xc1\xe8\x06", 3); /* shr eax, 6 */
+    emit_op_ri(e, false, OP_AND, HOST_A, (SOFT_TLB_SIZE - 1) * 64);
+    emit_lea(e, HOST_D, behind_count(index, scale, -1));
+    emit_op_ri(e, true, OP_AND, HOST_D, -4096);
+    emit_mov(e, HOST_C, HOST_D);
+    emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
+    emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tag));
+    if (user) {
+        slow_jump(x, CC_NE);
+    } else {
+        u8 *found = emit_jump(e, CC_E);
+        emit_op_rm(e, true, 0x0b, HOST_C, CPU(ctx_no_ac));
+        emit_op_rm(e, true, 0x3b, HOST_C, tlb_field(tag));
+        slow_jump(x, CC_NE);
+        emit_set_target(found, e->at);
+    }
+    emit_mov(e, HOST_C, index);
+    emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+}
+
+static void emit_string(struct translator *x, bool movs)
+{
+    struct emit *e = x->e;
+    unsigned size = x->b->insn[x->index].size, scale = (unsigned)__builtin_ctz(size);
+    spend_flags(x);
+    emit_load(e, HOST_A, CPU(s));
+    emit_op_mi(e, OP_TEST, STATE(rflags), X86_DF);
+    slow_jump(x, CC_NE);
+    emit_op_ri(e, true, OP_CMP, GUEST_COUNT, (i32)(PAGE_SIZE / size));
+    slow_jump(x, CC_A);
+    if (movs) {
+        emit_string_pointer(x, HOST_SI, scale, false);
+        emit_store(e, CPU(scratch[0]), HOST_C);
+    }
+    emit_string_pointer(x, HOST_DI, scale, true);
+    emit_store(e, CPU(scratch[1]), HOST_DI);
+    if (movs) {
+        emit_load(e, HOST_A, CPU(scratch[0]));
+        emit_store(e, CPU(scratch[0]), HOST_SI);
+        emit_mov(e, HOST_SI, HOST_A);
+    } else {
+        emit_mov(e, HOST_A, translate_host_reg[X86_RAX]);
+    }
+    emit_mov(e, HOST_DI, HOST_C);
+    emit_mov(e, HOST_C, GUEST_COUNT);
+    if (size == 2)
+        emit8(e, 0x66);
+    emit8(e, 0xf3);
+    if (size == 8)
+        emit8(e, 0x48);
+    emit8(e, (u8)((movs ? 0xa4 : 0xaa) | (size > 1)));
+    emit_load(e, HOST_DI, CPU(scratch[1]));
+    emit_lea(e, HOST_DI, behind_count(HOST_DI, scale, 0));
+    if (movs) {
+        emit_load(e, HOST_SI, CPU(scratch[0]));
+        emit_lea(e, HOST_SI, behind_count(HOST_SI, scale, 0));
+    }
+    emit_op_rr(e, false, 0x31, GUEST_COUNT, GUEST_COUNT);
+}
+
+static bool plain_repeat(const struct translator *x)
+{
+    const ZydisInstructionAttributes a = x->z.attributes;
+    return x->z.meta.category == ZYDIS_CATEGORY_STRINGOP && (a & ZYDIS_ATTRIB_HAS_REP) &&
+           x->z.address_width == 64 && !(a & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS));
+}
+
 /* --- which --- */
 
-enum system { NOT_SYSTEM, CLI, STI, STAC, CLAC, SWAPGS, PUSHF };
+enum system { NOT_SYSTEM, NOTHING, FENCE, CLI, STI, STAC, CLAC, SWAPGS, PUSHF, RDTSC, RDTSCP, MOVS, STOS };
 
 static enum system system_of(const struct translator *x)
 {
     bool kernel = x->b->mode & SOFT_MODE_CPL0;
+    bool lockstep = x->t->options.lockstep;
+    if (x->b->insn[x->index].fn == insn_pause) /* for Zydis XCHG R8, RAX is one, too */
+        return x->t->soft.vcpu->vm->vcpu_count == 1 ? NOTHING : NOT_SYSTEM;
     switch (x->z.mnemonic) {
     case ZYDIS_MNEMONIC_CLI: return kernel ? CLI : NOT_SYSTEM;
     case ZYDIS_MNEMONIC_STI: return kernel && x->index + 1u < x->b->count ? STI : NOT_SYSTEM;
     case ZYDIS_MNEMONIC_STAC: return kernel ? STAC : NOT_SYSTEM;
     case ZYDIS_MNEMONIC_CLAC: return kernel ? CLAC : NOT_SYSTEM;
     case ZYDIS_MNEMONIC_SWAPGS: return kernel ? SWAPGS : NOT_SYSTEM;
+    case ZYDIS_MNEMONIC_RDTSC: return lockstep ? NOT_SYSTEM : RDTSC; /* time must not be seen twice */
+    case ZYDIS_MNEMONIC_RDTSCP: return lockstep ? NOT_SYSTEM : RDTSCP;
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_SFENCE: return FENCE;
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_MOVSW:
+    case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_MOVSQ: return plain_repeat(x) ? MOVS : NOT_SYSTEM;
+    case ZYDIS_MNEMONIC_STOSB:
+    case ZYDIS_MNEMONIC_STOSW:
+    case ZYDIS_MNEMONIC_STOSD:
+    case ZYDIS_MNEMONIC_STOSQ: return plain_repeat(x) ? STOS : NOT_SYSTEM;
     case ZYDIS_MNEMONIC_PUSHFQ: return x->z.operand_width == 64 ? PUSHF : NOT_SYSTEM;
     default: return NOT_SYSTEM;
     }
@@ -134,7 +279,13 @@ bool system_known(const struct translator *x)
 void system_emit(struct translator *x)
 {
     switch (system_of(x)) {
-    case NOT_SYSTEM: break;
+    case NOT_SYSTEM:
+    case NOTHING: break;
+    case FENCE: emit_fence(x); break;
+    case RDTSC: emit_rdtsc(x, false); break;
+    case RDTSCP: emit_rdtsc(x, true); break;
+    case MOVS: emit_string(x, true); break;
+    case STOS: emit_string(x, false); break;
     case CLI: emit_cli(x); break;
     case STI: emit_sti(x); break;
     case STAC: emit_ac(x, true); break;

@@ -319,7 +319,7 @@ void move_sp(struct translator *x, i32 by);
 
 bool near_known(const struct translator *x); /* is it a near branch that is done natively? */
 bool is_condition(ZydisMnemonic m, u8 *cc);
-void emit_push(struct translator *x);
+void emit_push(struct translator *x, const struct insn *i);
 void emit_pop(struct translator *x);
 void emit_leave_insn(struct translator *x);
 void emit_jmp(struct translator *x, const struct insn *i);
