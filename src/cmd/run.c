@@ -149,6 +149,7 @@ static int run_machine(const struct run_options *o, struct boot_source *boot, st
 {
     struct terminator terminator;
     struct counters stats = {0};
+    struct tally rescued;
     enum vm_end why;
     int code = 0;
 
@@ -167,10 +168,13 @@ static int run_machine(const struct run_options *o, struct boot_source *boot, st
     }
     why = pc_run(terminator.pc, &code, err);
     pc_counters(terminator.pc, &stats);
+    pc_rescued(terminator.pc, &rescued);
     pc_free(terminator.pc);
     terminator_close(&terminator);
-    if (o->stats)
+    if (o->stats) {
         counters_print(&stats, stderr);
+        tally_print(&rescued, "executed for KVM", stderr);
+    }
     return end_status(why, code, terminator.signal, err);
 }
 

@@ -8,6 +8,7 @@
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/lock.h"
+#include "base/tally.h"
 #include "cpu/engine.h"
 #include "cpu/state.h"
 
@@ -38,6 +39,7 @@ struct vcpu {
     _Atomic u8 sipi_vector;
     void *engine_data;
     struct counters counters; /* written by its thread */
+    struct tally rescued;     /* instructions for which another engine was asked; written by its thread */
     struct error error;       /* after VCPU_EXIT_ERROR */
 
     /* private to vcpu.c and vm.c */

@@ -240,3 +240,10 @@ void pc_counters(const struct pc *pc, struct counters *sum)
     for (unsigned i = 0; i < pc->disks_made; i++)
         counters_add(sum, &pc->disk[i].vdev.counters);
 }
+
+void pc_rescued(const struct pc *pc, struct tally *sum)
+{
+    *sum = (struct tally){.used = 0};
+    for (unsigned i = 0; i < pc->vm.vcpu_count; i++)
+        tally_add(sum, &pc->vm.vcpus[i]->rescued);
+}

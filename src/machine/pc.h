@@ -65,4 +65,7 @@ int pc_dump_acpi(const struct pc *pc, const char *dir, struct error *err);
 /* Adds up the counters of all CPUs. After pc_run(). */
 void pc_counters(const struct pc *pc, struct counters *sum);
 
+/* The instructions that KVM could not execute, by name. After pc_run(). */
+void pc_rescued(const struct pc *pc, struct tally *sum);
+
 #endif

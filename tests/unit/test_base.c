@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/parse.h"
 #include "base/strbuf.h"
+#include "base/tally.h"
 
 static void error_returns_its_negative_code_and_keeps_one_line(void **state)
 {
@@ -115,6 +116,29 @@ static void counters_add_up_and_print_only_what_counted(void **state)
     assert_non_null(strstr(text, "interprocessor interrupts sent"));
     assert_null(strstr(text, "halts"));
     free(text);
+}
+
+static void tallies_add_up_and_print_the_most_frequent_first(void **state)
+{
+    struct tally a = {.used = 0}, b = {.used = 0};
+    char names[TALLY_MAX][4], *text = NULL;
+    size_t len;
+    tally_count(&a, "clac", 2);
+    tally_count(&b, "iret", 5);
+    tally_count(&b, "clac", 1);
+    tally_add(&a, &b);
+    FILE *f = open_memstream(&text, &len);
+    tally_print(&a, "seen", f);
+    fclose(f);
+    const char *iret = strstr(text, "5  iret"), *clac = strstr(text, "3  clac");
+    assert_true(iret && clac && iret < clac);
+    assert_null(strstr(text, "others"));
+    free(text);
+    for (unsigned i = 0; i < TALLY_MAX; i++) {
+        snprintf(names[i], sizeof names[i], "%u", i);
+        tally_count(&a, names[i], 1);
+    }
+    assert_int_equal(a.others, 2);
 }
 
 /* Collects what is logged meanwhile. */
@@ -276,6 +300,7 @@ int main(void)
         cmocka_unit_test(numbers_must_fill_the_string),
         cmocka_unit_test(sizes_have_suffixes),
         cmocka_unit_test(strbuf_grows_and_is_always_terminated),
+        cmocka_unit_test(tallies_add_up_and_print_the_most_frequent_first),
         cmocka_unit_test(counters_add_up_and_print_only_what_counted),
         cmocka_unit_test(log_drops_what_is_above_its_level),
         cmocka_unit_test(log_lets_no_control_characters_through),

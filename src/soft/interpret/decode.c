@@ -295,3 +295,15 @@ void decode_trace(struct soft_cpu *c)
                   c->vcpu->index, s->seg[X86_CS].selector, s->rip, text, s->rflags, s->gpr[0], s->gpr[1],
                   s->gpr[2], s->gpr[3], s->gpr[4], s->gpr[5], s->gpr[6], s->gpr[7]);
 }
+
+const char *decode_mnemonic(struct soft_cpu *c)
+{
+    u8 bytes[16];
+    ZydisDecoderContext ctx;
+    ZydisDecodedInstruction z;
+    u64 la = c->mode & SOFT_MODE_CODE64 ? c->s->rip : (u32)(c->s->seg[X86_CS].base + c->s->rip);
+    unsigned len = soft_fetch(c, la, bytes, 15);
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder_of(c->interpret, c->mode), &ctx, bytes, len, &z)))
+        return "(undecodable)";
+    return ZydisMnemonicGetString(z.mnemonic);
+}

@@ -175,6 +175,9 @@ bool decode_block(struct soft_cpu *c, struct block *b, const u8 *bytes, unsigned
 /* Writes one line for the instruction at the current rip with the registers (trace exec). */
 void decode_trace(struct soft_cpu *c);
 
+/* The name of the instruction at rip. Raises when it cannot be fetched. */
+const char *decode_mnemonic(struct soft_cpu *c);
+
 /* --- what handlers are made of --- */
 
 #define H(name) struct insn *name(struct soft_cpu *c, struct insn *i, struct x86_state *s, u64 la)

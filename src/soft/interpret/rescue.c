@@ -39,6 +39,21 @@ static void detach(void *rescue)
     free(c);
 }
 
+/* For --stats. */
+static void count_instruction(struct soft_cpu *c)
+{
+    struct x86_state *s = c->s;
+    struct x86_state before = *s;
+    if (s->exception_pending)
+        return;
+    c->insn_rip = s->rip;
+    if (setjmp(c->fault) == 0)
+        tally_count(&c->vcpu->rescued, decode_mnemonic(c), 1);
+    else
+        *s = before; /* it cannot be fetched; run() will find that out */
+    soft_mode_changed(c);
+}
+
 static enum vcpu_exit step(void *rescue, unsigned count)
 {
     struct soft_cpu *c = rescue;
@@ -46,6 +61,7 @@ static enum vcpu_exit step(void *rescue, unsigned count)
     soft_mode_changed(c);
     if (soft_take_back(c) && count < 2)
         count = 2; /* not to stand there again, if it was right after all */
+    count_instruction(c);
     return interpret_step(c, count);
 }
 
