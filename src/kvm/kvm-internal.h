@@ -43,9 +43,19 @@ struct kvm_host {
     bool has_arch_capabilities;
 };
 
+#define KVM_SLOTS 3 /* below and above the VGA window, and above 4 GiB */
+
 struct kvm_vm {
     struct kvm_host host;
+    struct memory *memory;
     int fd;
+    struct {
+        u64 gpa, size, ram_offset;
+    } slot[KVM_SLOTS];
+    struct kvm_cpu *cpu[VM_MAX_VCPUS];
+    struct dirty_source dirty;
+    struct lock dirty_lock; /* for the rings */
+    bool rings;             /* dirty rings instead of bitmaps */
     bool
         exits_on_failure; /* else KVM gives #UD to user mode for what it cannot emulate (before Linux 5.15) */
 };
@@ -64,6 +74,8 @@ struct kvm_cpu {
     u64 apic_base;  /* as the kernel knows it */
     i64 tsc_offset; /* as the kernel knows it */
     bool tsc_known;
+    struct kvm_dirty_gfn *ring; /* or NULL */
+    u32 ring_next;
     void *rescue;
     unsigned burst;      /* instructions of the next rescue */
     u64 exits_at_rescue; /* counter at the last one */
@@ -78,6 +90,20 @@ int kvm_host_open(struct kvm_host *h, struct error *err);
 void kvm_host_close(struct kvm_host *h);
 /* What the kernel can do, allocated; NULL with @err. */
 struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err);
+
+/* Gives the kernel a slot, with or without its writes being logged. -errno. */
+int kvm_set_slot(const struct kvm_vm *kvm, unsigned slot, bool logged);
+
+/* --- dirty.c --- */
+
+/* Before there are vCPUs. */
+void kvm_dirty_choose(struct kvm_vm *kvm);
+/* When all is set up; memory_set_dirty_source(memory, NULL) undoes it. */
+int kvm_dirty_attach(struct kvm_vm *kvm, struct error *err);
+int kvm_dirty_map_ring(struct kvm_cpu *k, struct error *err);
+void kvm_dirty_unmap_ring(struct kvm_cpu *k);
+/* Notes what all rings hold. Any thread. */
+void kvm_dirty_harvest(struct kvm_vm *kvm);
 
 /* --- cpuid.c --- */
 
@@ -94,6 +120,9 @@ void kvm_xsave_layout(struct kvm_xsave_layout *l, const struct kvm_cpuid2 *suppo
  * and the rescuing engine know about.
  */
 void kvm_see_cpuid(const struct kvm_host *h, struct kvm_cpuid2 *supported);
+
+/* There are KVMs that emulate, and do not know all instructions. */
+bool kvm_gives_up(const struct kvm_host *h);
 
 /* There are KVMs that take an offset of the TSC and ignore it: the guest reads the host's TSC. */
 bool kvm_shifts_tsc(const struct kvm_host *h);

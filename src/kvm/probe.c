@@ -145,6 +145,15 @@ void kvm_see_cpuid(const struct kvm_host *h, struct kvm_cpuid2 *supported)
     tear_down(&p);
 }
 
+bool kvm_gives_up(const struct kvm_host *h)
+{
+    struct probe p = {.host = *h, .vm = -1, .cpu = -1};
+    bool gave_up = set_up(&p, NULL) == 0 && enter_long_mode(&p) == 0 && !run_from(&p, 0, 1) &&
+                   p.run->exit_reason == KVM_EXIT_INTERNAL_ERROR;
+    tear_down(&p);
+    return gave_up;
+}
+
 bool kvm_shifts_tsc(const struct kvm_host *h)
 {
     struct probe p = {.host = *h, .vm = -1, .cpu = -1};

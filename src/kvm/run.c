@@ -30,7 +30,7 @@
 #include "kvm/kvm-internal.h"
 
 #define KICK_SIGNAL (SIGRTMIN + 3)
-#define RESCUE_MAX 64
+#define RESCUE_MAX 16384
 #define RESCUE_SOON 4 /* exits */
 #define GO_ON (-1)    /* instead of an enum vcpu_exit */
 
@@ -175,7 +175,7 @@ static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
     if (!k->rescue && !(k->rescue = ops->attach(vcpu, &vcpu->error)))
         return VCPU_EXIT_ERROR;
     bool soon = vcpu->counters.kvm_exits - k->exits_at_rescue <= RESCUE_SOON;
-    k->burst = soon ? MIN(k->burst * 2, (unsigned)RESCUE_MAX) : 1;
+    k->burst = soon ? MIN(k->burst * 4, (unsigned)RESCUE_MAX) : 1;
     k->exits_at_rescue = vcpu->counters.kvm_exits;
     vcpu->counters.kvm_rescues++;
     trace_rescue(k);
@@ -198,6 +198,7 @@ static int serve_exit(struct kvm_cpu *k)
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR: return GO_ON;
+    case KVM_EXIT_DIRTY_RING_FULL: kvm_dirty_harvest(k->kvm); return GO_ON;
     case KVM_EXIT_SHUTDOWN: return VCPU_EXIT_TRIPLE_FAULT;
     case KVM_EXIT_INTERNAL_ERROR: return rescue(k, "internal error", run->internal.suberror);
     case KVM_EXIT_FAIL_ENTRY:

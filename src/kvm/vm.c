@@ -146,29 +146,39 @@ void kvm_host_close(struct kvm_host *h)
 
 /* --- the VM --- */
 
-static int add_slot(const struct kvm_vm *kvm, unsigned slot, u64 gpa, u64 size, void *host, struct error *err)
+int kvm_set_slot(const struct kvm_vm *kvm, unsigned slot, bool logged)
 {
     struct kvm_userspace_memory_region region = {
-        .slot = slot, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = (u64)(uintptr_t)host};
-    if (!size || ioctl(kvm->fd, KVM_SET_USER_MEMORY_REGION, &region) == 0)
+        .slot = slot,
+        .flags = logged ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+        .guest_phys_addr = kvm->slot[slot].gpa,
+        .memory_size = kvm->slot[slot].size,
+        .userspace_addr = (u64)(uintptr_t)(kvm->memory->ram + kvm->slot[slot].ram_offset)};
+    if (!region.memory_size || ioctl(kvm->fd, KVM_SET_USER_MEMORY_REGION, &region) == 0)
         return 0;
-    return error_set_errno(err, errno, "KVM does not take %llu MiB of memory at 0x%llx",
-                           (unsigned long long)(size >> 20), (unsigned long long)gpa);
+    return -errno;
 }
 
-static int add_memory(const struct kvm_vm *kvm, const struct memory *m, struct error *err)
+static int add_memory(struct kvm_vm *kvm, struct error *err)
 {
-    u64 below = MIN(m->low_size, MEMORY_VGA_START);
-    u64 above = m->low_size > MEMORY_VGA_END ? m->low_size - MEMORY_VGA_END : 0;
-    int r = add_slot(kvm, 0, 0, below, m->ram, err);
-    if (!r)
-        r = add_slot(kvm, 1, MEMORY_VGA_END, above, m->ram + MEMORY_VGA_END, err);
-    if (!r)
-        r = add_slot(kvm, 2, MEMORY_HOLE_END, m->high_size, m->ram + m->low_size, err);
-    return r;
+    const struct memory *m = kvm->memory;
+    kvm->slot[0].size = MIN(m->low_size, MEMORY_VGA_START);
+    kvm->slot[1].gpa = kvm->slot[1].ram_offset = MEMORY_VGA_END;
+    kvm->slot[1].size = m->low_size > MEMORY_VGA_END ? m->low_size - MEMORY_VGA_END : 0;
+    kvm->slot[2].gpa = MEMORY_HOLE_END;
+    kvm->slot[2].ram_offset = m->low_size;
+    kvm->slot[2].size = m->high_size;
+    for (unsigned i = 0; i < KVM_SLOTS; i++) {
+        int r = kvm_set_slot(kvm, i, false);
+        if (r)
+            return error_set_errno(err, -r, "KVM does not take %llu MiB of memory at 0x%llx",
+                                   (unsigned long long)(kvm->slot[i].size >> 20),
+                                   (unsigned long long)kvm->slot[i].gpa);
+    }
+    return 0;
 }
 
-static int set_up(struct kvm_vm *kvm, const struct memory *m, struct error *err)
+static int set_up(struct kvm_vm *kvm, struct error *err)
 {
     u64 identity = IDENTITY_MAP_ADDR;
     struct kvm_enable_cap msr_exits = {
@@ -182,8 +192,11 @@ static int set_up(struct kvm_vm *kvm, const struct memory *m, struct error *err)
     if (ioctl(kvm->fd, KVM_ENABLE_CAP, &msr_exits) < 0)
         return error_set_errno(err, errno, "KVM does not hand over MSRs");
     kvm->exits_on_failure = ioctl(kvm->fd, KVM_ENABLE_CAP, &failures) == 0;
+    kvm_dirty_choose(kvm);
     int r = kvm_filter_msrs(kvm, err);
-    return r ? r : add_memory(kvm, m, err);
+    if (!r)
+        r = add_memory(kvm, err);
+    return r ? r : kvm_dirty_attach(kvm, err);
 }
 
 static void release(struct vm *vm)
@@ -191,8 +204,11 @@ static void release(struct vm *vm)
     struct kvm_vm *kvm = vm->engine_data;
     if (!kvm)
         return;
-    if (kvm->fd >= 0)
+    if (kvm->fd >= 0) {
+        (void)memory_set_dirty_source(kvm->memory, NULL);
         close(kvm->fd);
+    }
+    lock_release(&kvm->dirty_lock);
     kvm_host_close(&kvm->host);
     free(kvm);
     vm->engine_data = NULL;
@@ -204,14 +220,15 @@ static int init(struct vm *vm, struct error *err)
     if (!kvm)
         return error_set_errno(err, ENOMEM, "cannot create the VM");
     kvm->fd = kvm->host.fd = -1;
+    kvm->memory = vm->memory;
+    lock_init(&kvm->dirty_lock, LOCK_RANK_LEAF);
     vm->engine_data = kvm;
     int r = kvm_install_kick(err);
     if (!r)
         r = kvm_host_open(&kvm->host, err);
     if (!r) {
         kvm->fd = ioctl(kvm->host.fd, KVM_CREATE_VM, 0);
-        r = kvm->fd < 0 ? error_set_errno(err, errno, "KVM does not create a VM")
-                        : set_up(kvm, vm->memory, err);
+        r = kvm->fd < 0 ? error_set_errno(err, errno, "KVM does not create a VM") : set_up(kvm, err);
     }
     if (r)
         release(vm);
@@ -227,6 +244,8 @@ static void cpu_release(struct vcpu *vcpu)
         return;
     if (k->rescue)
         vcpu->vm->rescue->detach(k->rescue);
+    kvm_dirty_unmap_ring(k);
+    k->kvm->cpu[vcpu->index] = NULL;
     if (k->run)
         munmap(k->run, (size_t)k->kvm->host.run_size);
     if (k->fd >= 0)
@@ -250,7 +269,8 @@ static int cpu_open(struct kvm_cpu *k, struct error *err)
         k->run = NULL;
         return error_set_errno(err, errno, "cannot map vCPU %u", k->vcpu->index);
     }
-    return kvm_set_cpuid(k, err);
+    int r = kvm_dirty_map_ring(k, err);
+    return r ? r : kvm_set_cpuid(k, err);
 }
 
 static int cpu_init(struct vcpu *vcpu, struct error *err)
@@ -264,6 +284,8 @@ static int cpu_init(struct vcpu *vcpu, struct error *err)
     int r = cpu_open(k, err);
     if (r)
         cpu_release(vcpu);
+    else
+        k->kvm->cpu[vcpu->index] = k;
     return r;
 }
 

@@ -63,6 +63,7 @@ static int alloc_tracking(struct memory *m, struct error *err)
 int memory_init(struct memory *m, u64 size, struct error *err)
 {
     *m = (struct memory){.fd = -1, .ram_size = size};
+    lock_init(&m->dirty_lock, LOCK_RANK_BACKEND);
     list_init(&m->mmio);
     list_init(&m->pio);
     m->low_size = MIN(size, MEMORY_HOLE_START);
@@ -88,6 +89,7 @@ void memory_release(struct memory *m)
         close(m->fd);
     free((void *)m->page_flags);
     free((void *)m->page_gen);
+    lock_release(&m->dirty_lock);
     *m = (struct memory){.fd = -1};
     list_init(&m->mmio);
     list_init(&m->pio);
@@ -143,7 +145,8 @@ static void note_page(struct memory *m, u64 page)
 bool memory_large_page_tracked(const struct memory *m, u64 ram_offset)
 {
     /* Eight flags at a time: this is on the way of TLB misses. */
-    const volatile u64 *flags = (const volatile u64 *)&m->page_flags[(ram_offset & ~0x1fffffull) >> PAGE_SHIFT];
+    const volatile u64 *flags =
+        (const volatile u64 *)&m->page_flags[(ram_offset & ~0x1fffffull) >> PAGE_SHIFT];
     u64 any = 0;
     for (unsigned n = 0; n < 512 / sizeof *flags; n++)
         any |= flags[n];
@@ -182,29 +185,75 @@ void memory_unmark_code(struct memory *m, u64 ram_offset)
 
 void memory_unmark_all_code(struct memory *m)
 {
-    for (u64 page = 0; page < m->ram_size >> PAGE_SHIFT; page++)
-        if (atomic_load_explicit(&m->page_flags[page], memory_order_relaxed) & PAGE_CODE)
-            memory_unmark_code(m, page << PAGE_SHIFT);
+    u64 pages = m->ram_size >> PAGE_SHIFT; /* a multiple of 256 */
+    for (u64 first = 0; first < pages; first += sizeof(u64)) {
+        if (!*(const volatile u64 *)&m->page_flags[first])
+            continue;
+        for (u64 page = first; page < first + sizeof(u64); page++)
+            if (atomic_load_explicit(&m->page_flags[page], memory_order_relaxed) & PAGE_CODE)
+                memory_unmark_code(m, page << PAGE_SHIFT);
+    }
 }
 
-void memory_dirty_log_start(struct memory *m)
+/* --- the dirty log --- */
+
+static void set_clean(struct memory *m, bool clean)
 {
-    atomic_store(&m->dirty_log, true);
-    for (u64 page = 0; page < m->ram_size >> PAGE_SHIFT; page++)
-        atomic_fetch_or(&m->page_flags[page], PAGE_CLEAN);
+    for (u64 page = 0; page < m->ram_size >> PAGE_SHIFT; page++) {
+        if (clean)
+            atomic_fetch_or(&m->page_flags[page], PAGE_CLEAN);
+        else
+            atomic_fetch_and(&m->page_flags[page], (u8)~PAGE_CLEAN);
+    }
+}
+
+/* The source starts first: what it writes from then on is collected, the rest was written before. */
+int memory_dirty_log_start(struct memory *m)
+{
+    lock_acquire(&m->dirty_lock);
+    int r = m->dirty_source ? m->dirty_source->start(m->dirty_source) : 0;
+    if (r == 0) {
+        atomic_store(&m->dirty_log, true);
+        set_clean(m, true);
+    }
+    lock_drop(&m->dirty_lock);
+    return r;
 }
 
 void memory_dirty_log_stop(struct memory *m)
 {
+    lock_acquire(&m->dirty_lock);
+    if (m->dirty_source && atomic_load(&m->dirty_log))
+        m->dirty_source->stop(m->dirty_source);
     atomic_store(&m->dirty_log, false);
-    for (u64 page = 0; page < m->ram_size >> PAGE_SHIFT; page++)
-        atomic_fetch_and(&m->page_flags[page], (u8)~PAGE_CLEAN);
+    set_clean(m, false);
+    lock_drop(&m->dirty_lock);
+}
+
+int memory_set_dirty_source(struct memory *m, struct dirty_source *s)
+{
+    int r = 0;
+    lock_acquire(&m->dirty_lock);
+    if (atomic_load(&m->dirty_log)) {
+        if (m->dirty_source) {
+            m->dirty_source->collect(m->dirty_source);
+            m->dirty_source->stop(m->dirty_source);
+        }
+        r = s ? s->start(s) : 0;
+    }
+    m->dirty_source = r == 0 ? s : NULL;
+    lock_drop(&m->dirty_lock);
+    return r;
 }
 
 u64 memory_dirty_log_fetch(struct memory *m, u64 *bitmap)
 {
     u64 pages = m->ram_size >> PAGE_SHIFT, dirty = 0;
     memset(bitmap, 0, (pages + 63) / 64 * sizeof *bitmap);
+    lock_acquire(&m->dirty_lock);
+    if (m->dirty_source && atomic_load(&m->dirty_log))
+        m->dirty_source->collect(m->dirty_source);
+    lock_drop(&m->dirty_lock);
     for (u64 page = 0; page < pages; page++) {
         if (atomic_load_explicit(&m->page_flags[page], memory_order_relaxed) & PAGE_CLEAN)
             continue;

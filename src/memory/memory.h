@@ -22,6 +22,7 @@
 
 #include "base/error.h"
 #include "base/list.h"
+#include "base/lock.h"
 
 #define MEMORY_HOLE_START 0xc0000000ull /* low RAM ends here at the latest */
 #define MEMORY_HOLE_END 0x100000000ull
@@ -53,6 +54,16 @@ struct io_region {
     bool mapped;
 };
 
+/*
+ * A writer that does not note its writes one by one, like guest code under KVM. Called by the dirty log with
+ * its lock held; collect() calls memory_note_write() for what was written since it was last called.
+ */
+struct dirty_source {
+    int (*start)(struct dirty_source *s); /* -errno */
+    void (*stop)(struct dirty_source *s);
+    void (*collect)(struct dirty_source *s);
+};
+
 enum { PAGE_CODE = 1, PAGE_CLEAN = 2 }; /* flags: holds cached code; dirty log waits for a write */
 
 struct memory {
@@ -64,7 +75,9 @@ struct memory {
     _Atomic u8 *page_flags; /* one a RAM page */
     _Atomic u32 *page_gen;  /* code generation of each RAM page: changes when a PAGE_CODE page is written */
     atomic_bool dirty_log;  /* dirty logging is on */
-    struct list mmio, pio;  /* of io_region, sorted by base */
+    struct lock dirty_lock;
+    struct dirty_source *dirty_source;      /* under dirty_lock; not owned */
+    struct list mmio, pio;                  /* of io_region, sorted by base */
     struct io_region *mmio_last, *pio_last; /* last one hit */
 };
 
@@ -144,9 +157,15 @@ static inline u32 memory_code_gen(const struct memory *m, u64 ram_offset)
  * their write mappings after each (vm_flush_tlbs()), and copies pages only then: a write that went
  * through an old mapping is not reported a second time.
  */
-void memory_dirty_log_start(struct memory *m);
+int memory_dirty_log_start(struct memory *m); /* -errno when the source cannot; the log is off then */
 void memory_dirty_log_stop(struct memory *m);
 u64 memory_dirty_log_fetch(struct memory *m, u64 *bitmap);
+
+/*
+ * The writer that is to be asked from now on; NULL: none. The one before is asked a last time. -errno when
+ * the log is on and @s cannot start: there is none then.
+ */
+int memory_set_dirty_source(struct memory *m, struct dirty_source *s);
 
 /* --- I/O maps (machine lock) --- */
 
