@@ -2,6 +2,7 @@
 
 BUILD ?= build
 MESON_FLAGS ?=
+BENCH ?=
 GUEST := guest
 
 .PHONY: all build demo test test-slow bench lint fuzz format install clean help
@@ -33,10 +34,10 @@ test-slow: build
 	@tools/install-deps test slow demo lint
 	@tools/run-tests --slow $(BUILD) $(GUEST)
 
-## make bench      side by side with QEMU's TCG: ratios
+## make bench      side by side with QEMU's TCG: ratios; BENCH='--quick --engine translate' and so on
 bench: build
 	@tools/install-deps bench demo
-	@bench/run $(BUILD) $(GUEST)
+	@bench/run $(BUILD) $(GUEST) $(BENCH)
 
 ## make lint       formatting, clang-tidy, include doors
 lint:
