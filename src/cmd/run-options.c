@@ -205,6 +205,12 @@ static const struct option run_list[] = {
      .help = "command line of the kernel",
      .kind = OPTION_STRING,
      FIELD_AT(append)},
+    {.name = "firmware",
+     .arg = "bios|FILE",
+     .help = "what boots the disks where no kernel is given: SeaBIOS (bios,\nthe default) or an image of "
+             "your own",
+     .kind = OPTION_STRING,
+     FIELD_AT(firmware)},
     {.kind = OPTION_GROUP, .help = "Devices:"},
     {.name = "disk",
      .arg = "FILE[,OPTIONS]",
@@ -285,10 +291,14 @@ static bool is_stdio(const char *spec)
 
 static int check(struct run_options *o, struct error *err)
 {
-    if (!o->kernel)
-        return error_set(
-            err, EINVAL,
-            "nothing to boot: give --kernel FILE (booting a disk through firmware is not there yet)");
+    if (o->kernel && o->firmware)
+        return error_set(err, EINVAL, "--kernel and --firmware exclude each other");
+    if (!o->kernel && !o->firmware && !o->pc.disk_count)
+        return error_set(err, EINVAL, "nothing to boot: give a DISK or --kernel FILE");
+    if (!o->kernel && o->initrd_count)
+        return error_set(err, EINVAL, "--initrd needs --kernel");
+    if (!o->kernel && !o->firmware)
+        o->firmware = "bios";
     if (!o->pc.console)
         o->pc.console = is_stdio(o->pc.virtio_console) ? "none" : "stdio";
     if (is_stdio(o->pc.console) && is_stdio(o->pc.virtio_console))

@@ -11,7 +11,7 @@ struct run_options {
     struct pc_config pc;
     const char *engine;
     struct engine_choice choice;
-    const char *kernel, *append;
+    const char *kernel, *append, *firmware;
     struct {
         const char *path, *args;
     } initrd[BOOT_MAX_MODULES];

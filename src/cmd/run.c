@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "cmd/commands.h"
 #include "cmd/run-options.h"
+#include "machine/firmware.h"
 
 /* --- signals that ask for an orderly end --- */
 
@@ -91,9 +92,10 @@ static int setup_log(const struct run_options *o, struct error *err)
 
 static int read_boot_files(const struct run_options *o, struct boot_source *boot, struct error *err)
 {
-    int r = blob_read(&boot->kernel, "kernel", o->kernel, o->pc.memory, err);
-
     boot->cmdline = o->append;
+    if (o->firmware)
+        return firmware_read(&boot->kernel, o->firmware, err);
+    int r = blob_read(&boot->kernel, "kernel", o->kernel, o->pc.memory, err);
     for (unsigned i = 0; !r && i < o->initrd_count; i++) {
         r = blob_read(&boot->module[i], "initrd", o->initrd[i].path, o->pc.memory, err);
         if (!r)
@@ -123,11 +125,12 @@ static int end_status(enum vm_end why, int code, int signal, const struct error 
 }
 
 /* Makes the machine; "auto" goes on without KVM when that refuses after all. */
-static struct pc *make_machine(const struct run_options *o, struct boot_source *boot,
-                               struct event_loop *loop, struct error *err)
+static struct pc *make_machine(const struct run_options *o, struct boot_source *boot, struct event_loop *loop,
+                               struct error *err)
 {
     struct pc_config config = o->pc;
     config.other = o->choice.other;
+    config.firmware = o->firmware ? &boot->kernel : NULL;
     struct pc *pc = pc_new(&config, boot, loop, err);
 
     if (!pc && o->choice.other && config.engine == &kvm_engine) {

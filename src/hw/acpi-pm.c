@@ -63,6 +63,12 @@ static void fired(struct timer *t)
 
 /* --- registers: read by aligned double words, written by bytes --- */
 
+/*
+ * SMI_EN (ICH9 data sheet 316972, 13.8.3.9): SMIs by command are on. There is no SMM; firmware that finds it
+ * set up leaves it alone.
+ */
+#define SMI_BY_COMMAND 0x21u
+
 static u32 read_dword(struct acpi_pm *p, unsigned offset)
 {
     switch (offset) {
@@ -70,6 +76,7 @@ static u32 read_dword(struct acpi_pm *p, unsigned offset)
     case ACPI_PM1_CONTROL: return p->control;
     case ACPI_PM_TIMER: return (u32)timer_ticks(p);
     case ACPI_PM_GPE0: return p->gpe_status | (u32)p->gpe_enable << 16;
+    case ACPI_PM_SMI_ENABLE: return SMI_BY_COMMAND;
     default: return 0;
     }
 }

@@ -22,6 +22,7 @@
 #define ACPI_PM_TIMER_HZ 3579545u
 #define ACPI_PM_GPE0 0x20 /* GPE0_BLK: 2 bytes of status, 2 of enable */
 #define ACPI_PM_GPE0_LEN 4
+#define ACPI_PM_SMI_ENABLE 0x30  /* SMI_EN, read-only here */
 #define ACPI_PM_SMI_COMMAND 0xb2 /* and the status byte at 0xb3 */
 #define ACPI_PM_ENABLE 0xf1      /* written there */
 #define ACPI_PM_DISABLE 0xf0

@@ -208,7 +208,12 @@ static const struct pci_function_ops lpc_ops = {.config_written = lpc_written};
 
 static int bridge_init(struct pci_host *h, struct error *err)
 {
-    static const struct pci_id id = {.vendor = 0x8086, .device = 0x29c0, .class_code = 0x060000};
+    /* By the subsystem, firmware and kernels tell a virtual machine with fw_cfg. */
+    static const struct pci_id id = {.vendor = 0x8086,
+                                     .device = 0x29c0,
+                                     .subsys_vendor = 0x1af4,
+                                     .subsys = 0x1100,
+                                     .class_code = 0x060000};
     struct pci_function *f = &h->bridge;
     int r = pci_function_init(f, &h->bus, PCI_DEVFN(0, 0), &id, &bridge_ops, err);
 

@@ -31,7 +31,7 @@ struct acpi_tables {
     unsigned count;
 };
 
-/* @base: 64-byte aligned, below 1 MiB for systems that search for the RSDP. */
+/* @base: 64-byte aligned; below 1 MiB for systems that search for the RSDP, or 0 for firmware to move. */
 int acpi_build(struct acpi_tables *t, const struct acpi_config *config, u64 base, struct error *err);
 void acpi_release(struct acpi_tables *t);
 

@@ -31,9 +31,10 @@
 
 /* --- the PCI hole --- */
 
+/* Where firmware for Q35 puts them. */
+#define MAP_ECAM 0xb0000000ull       /* 256 buses of 1 MiB */
 #define MAP_PCI_MMIO32 0xc0000000ull /* window for 32-bit BARs */
-#define MAP_PCI_MMIO32_END 0xe0000000ull
-#define MAP_ECAM 0xe0000000ull /* 256 buses of 1 MiB */
+#define MAP_PCI_MMIO32_END 0xfec00000ull
 #define MAP_ECAM_SIZE 0x10000000ull
 
 /* Window for 64-bit BARs: above any RAM that MEMORY_MAX_SIZE allows, within 38 address bits. */

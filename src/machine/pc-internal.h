@@ -3,6 +3,7 @@
 #define TRAPEZE_MACHINE_PC_INTERNAL_H
 
 #include "hw/acpi-pm.h"
+#include "hw/firmware-rom.h"
 #include "hw/fw-cfg.h"
 #include "hw/hpet.h"
 #include "hw/i8042.h"
@@ -16,6 +17,7 @@
 #include "hw/rtc.h"
 #include "hw/uart16550.h"
 #include "machine/acpi.h"
+#include "machine/firmware.h"
 #include "machine/mptable.h"
 #include "machine/pc.h"
 #include "machine/smbios.h"
@@ -46,6 +48,7 @@ struct pc {
     struct pvpanic pvpanic;
     struct isa_debug_exit debug_exit;
     struct fw_cfg fw_cfg;
+    struct firmware_rom rom;
     struct chardev *console;
     struct uart16550 com1;
 

@@ -109,8 +109,10 @@ static void set_mtrrs(struct x86_state *s, unsigned maxphyaddr)
     for (unsigned i = 0; i < ARRAY_SIZE(s->mtrr_fixed); i++)
         s->mtrr_fixed[i] = all_wb;
     s->mtrr_fixed[2] = 0; /* 0xa0000..0xbffff, MTRR_FIX16K_A0000 */
-    s->mtrr_var[0] = MEMORY_HOLE_START | UNCACHED;
-    s->mtrr_var[1] = (MASK(maxphyaddr) & ~(MEMORY_HOLE_END - MEMORY_HOLE_START - 1)) | valid;
+    s->mtrr_var[0] = MAP_ECAM | UNCACHED;
+    s->mtrr_var[1] = (MASK(maxphyaddr) & ~(MAP_ECAM_SIZE - 1)) | valid;
+    s->mtrr_var[2] = MAP_PCI_MMIO32 | UNCACHED;
+    s->mtrr_var[3] = (MASK(maxphyaddr) & ~(MEMORY_HOLE_END - MAP_PCI_MMIO32 - 1)) | valid;
 }
 
 /* The words of the BIOS data area that kernels read (Xen, ACPICA's search for the EBDA). */
@@ -140,15 +142,11 @@ static int load(struct pc *pc, struct boot_entry *entry, struct error *err)
     return boot_load(pc->boot, &to, entry, err);
 }
 
-int pc_power_on(struct pc *pc, struct error *err)
+/* Without firmware: what it would do, and the kernel at its entry. */
+static int boot_kernel(struct pc *pc, struct error *err)
 {
     struct boot_entry entry;
     int r;
-
-    lock_acquire(&pc->vm.machine_lock);
-    reset_devices(pc);
-    lock_drop(&pc->vm.machine_lock);
-    vm_reset_vcpus(&pc->vm); /* takes the lock */
 
     lock_acquire(&pc->vm.machine_lock);
     apic_set_virtual_wire(&pc->irqchip.apics);
@@ -159,9 +157,26 @@ int pc_power_on(struct pc *pc, struct error *err)
     if (r)
         return r;
     boot_entry_apply(&entry, &pc->vm.vcpus[0]->state);
+    for (unsigned i = 0; i < pc->vm.vcpu_count; i++)
+        set_mtrrs(&pc->vm.vcpus[i]->state, pc->cpuid.maxphyaddr);
+    return 0;
+}
+
+int pc_power_on(struct pc *pc, struct error *err)
+{
+    int r = 0;
+
+    lock_acquire(&pc->vm.machine_lock);
+    reset_devices(pc);
+    lock_drop(&pc->vm.machine_lock);
+    vm_reset_vcpus(&pc->vm); /* takes the lock */
+
+    if (!pc->config.firmware)
+        r = boot_kernel(pc, err);
+    if (r)
+        return r;
     for (unsigned i = 0; i < pc->vm.vcpu_count; i++) {
         struct vcpu *vcpu = pc->vm.vcpus[i];
-        set_mtrrs(&vcpu->state, pc->cpuid.maxphyaddr);
         if (atomic_load(&vcpu->started))
             pc->vm.engine->state_changed(vcpu);
     }

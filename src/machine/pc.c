@@ -6,6 +6,7 @@
 #include "machine/pc-internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -446,12 +447,52 @@ static int tables_up(struct pc *pc, struct error *err)
 
     cpuid_lookup(&pc->cpuid, &leaf1, regs);
     mptable_build(&pc->mptable, MAP_MPTABLE, pc->config.cpus, regs[0], regs[3]);
-    return r ? r : acpi_build(&pc->acpi, &config, MAP_FIRMWARE_TABLES, err);
+    /* Firmware moves the tables to where it wants them. */
+    return r ? r : acpi_build(&pc->acpi, &config, pc->config.firmware ? 0 : MAP_FIRMWARE_TABLES, err);
 }
 
 static void tables_down(struct pc *pc)
 {
     acpi_release(&pc->acpi);
+}
+
+static void boot_order(const struct pc *pc, char *text, size_t size)
+{
+    size_t at = 0;
+
+    text[0] = 0;
+    for (unsigned i = 0; i < pc->config.disk_count && at < size; i++)
+        at += (size_t)snprintf(text + at, size - at, "%s/pci@i0cf8/scsi@%x/disk@0,0", i ? "\n" : "",
+                               SLOT_DISK_FIRST + i);
+}
+
+static int firmware_up(struct pc *pc, struct error *err)
+{
+    const struct blob *image = pc->config.firmware;
+    char order[64 * PC_MAX_DISKS];
+    int r;
+
+    if (!image)
+        return 0;
+    boot_order(pc, order, sizeof order);
+    const struct firmware_config config = {
+        .acpi = pc->config.no_acpi ? NULL : &pc->acpi,
+        .smbios = &pc->smbios,
+        .serial_console = strcmp(pc->config.console, "none") != 0,
+        .boot_order = order,
+    };
+    r = firmware_fill(&pc->fw_cfg, &config, err);
+    if (!r)
+        r = firmware_rom_init(&pc->rom, &pc->memory, image->data, (u32)image->size, err);
+    if (!r)
+        add_device(pc, &pc->rom.dev);
+    return r;
+}
+
+static void firmware_down(struct pc *pc)
+{
+    if (pc->config.firmware)
+        firmware_rom_release(&pc->rom);
 }
 
 static int kernel_up(struct pc *pc, struct error *err)
@@ -483,6 +524,7 @@ static const struct {
     {rng_up, rng_down},
     {disks_up, disks_down},
     {tables_up, tables_down},
+    {firmware_up, firmware_down},
     {console_up, console_down},
     {com1_up, com1_down},
     {virtio_console_up, virtio_console_down},

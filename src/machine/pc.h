@@ -31,8 +31,9 @@ struct pc_config {
     bool no_reboot; /* a reset ends the machine */
     bool debug_exit;
     u16 debug_exit_port;
-    const char *console;        /* backend of COM1, see backend/char/chardev.h */
-    const char *virtio_console; /* NULL: no such device */
+    const struct blob *firmware; /* boots instead of a kernel; NULL: none */
+    const char *console;         /* backend of COM1, see backend/char/chardev.h */
+    const char *virtio_console;  /* NULL: no such device */
     struct pc_disk disk[PC_MAX_DISKS];
     unsigned disk_count;
 };

@@ -5,8 +5,6 @@
 #include <string.h>
 
 #define MAKER "Trapeze"
-#define ENTRY_SIZE 24
-#define TABLES_AT 32 /* structures follow the entry point */
 
 /* Handles; one structure of each other type needs none that anybody refers to. */
 enum {
@@ -179,12 +177,12 @@ static void entry_point(struct smbios *s, u64 base)
 
     for (unsigned i = 0; i < 5; i++)
         p[i] = (u8) "_SM3_"[i];
-    p[6] = ENTRY_SIZE;
+    p[6] = SMBIOS_ENTRY_SIZE;
     p[7] = 3; /* version 3.0 */
     p[10] = 1;
-    put_le32(p + 12, s->len - TABLES_AT);
-    put_le64(p + 16, base + TABLES_AT);
-    for (unsigned i = 0; i < ENTRY_SIZE; i++)
+    put_le32(p + 12, s->len - SMBIOS_TABLES_AT);
+    put_le64(p + 16, base + SMBIOS_TABLES_AT);
+    for (unsigned i = 0; i < SMBIOS_ENTRY_SIZE; i++)
         sum = (u8)(sum + p[i]);
     p[5] = (u8)-sum;
 }
@@ -194,7 +192,7 @@ int smbios_build(struct smbios *s, const struct smbios_config *config, u64 base,
     struct builder b = {.s = s};
 
     memset(s, 0, sizeof *s);
-    s->len = TABLES_AT;
+    s->len = SMBIOS_TABLES_AT;
     firmware(&b);
     system_information(&b, config->name);
     chassis(&b);

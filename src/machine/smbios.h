@@ -14,6 +14,8 @@ struct smbios_config {
 };
 
 #define SMBIOS_MAX 4096
+#define SMBIOS_ENTRY_SIZE 24 /* the entry point, at the start of the image */
+#define SMBIOS_TABLES_AT 32  /* the structures */
 
 struct smbios {
     u8 image[SMBIOS_MAX];

@@ -24,7 +24,7 @@
 #include "base/list.h"
 #include "base/lock.h"
 
-#define MEMORY_HOLE_START 0xc0000000ull /* low RAM ends here at the latest */
+#define MEMORY_HOLE_START 0xb0000000ull /* low RAM ends here at the latest */
 #define MEMORY_HOLE_END 0x100000000ull
 #define MEMORY_MAX_SIZE (64ull << 30)
 #define MEMORY_VGA_START 0xa0000ull

@@ -32,6 +32,9 @@ static int teardown(void **state)
     return 0;
 }
 
+/* What a guest of 4 GiB has above the hole. */
+#define HIGH_SIZE (4 * GIB - MEMORY_HOLE_START)
+
 static void refuses_odd_sizes(void **state)
 {
     struct memory m;
@@ -46,11 +49,11 @@ static void ram_above_the_hole_follows_low_ram_on_the_host(void **state)
 {
     struct memory *m = *state;
     assert_int_equal(m->low_size, MEMORY_HOLE_START);
-    assert_int_equal(m->high_size, GIB);
+    assert_int_equal(m->high_size, HIGH_SIZE);
     assert_ptr_equal(memory_ram(m, MEMORY_HOLE_END), m->ram + MEMORY_HOLE_START);
     assert_null(memory_ram(m, MEMORY_HOLE_START));
     assert_null(memory_ram(m, MEMORY_HOLE_END - 1));
-    assert_null(memory_ram(m, MEMORY_HOLE_END + GIB));
+    assert_null(memory_ram(m, MEMORY_HOLE_END + HIGH_SIZE));
     assert_int_equal(memory_offset_gpa(m, MEMORY_HOLE_START + 5), MEMORY_HOLE_END + 5);
 }
 
@@ -65,8 +68,8 @@ static void span_ends_at_the_edges_of_ram(void **state)
     assert_non_null(memory_span(m, MEMORY_VGA_END, MEMORY_HOLE_START - MEMORY_VGA_END));
     assert_null(memory_span(m, MEMORY_HOLE_START - 1, 2));
     assert_null(memory_span(m, MEMORY_HOLE_END - 1, 2));
-    assert_non_null(memory_span(m, MEMORY_HOLE_END, GIB));
-    assert_null(memory_span(m, MEMORY_HOLE_END, GIB + 1));
+    assert_non_null(memory_span(m, MEMORY_HOLE_END, HIGH_SIZE));
+    assert_null(memory_span(m, MEMORY_HOLE_END, HIGH_SIZE + 1));
     assert_null(memory_span(m, MEMORY_HOLE_START - 1, MEMORY_HOLE_END - MEMORY_HOLE_START + 2));
 }
 
