@@ -184,6 +184,9 @@ static int set_up(struct kvm_vm *kvm, struct error *err)
     struct kvm_enable_cap msr_exits = {
         .cap = KVM_CAP_X86_USER_SPACE_MSR,
         .args = {KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER}};
+    /* The other vendor's hypercall is #UD, as on a CPU, and not overwritten in the guest's code. */
+    struct kvm_enable_cap quirks = {.cap = KVM_CAP_DISABLE_QUIRKS2,
+                                    .args = {KVM_X86_QUIRK_FIX_HYPERCALL_INSN}};
     struct kvm_enable_cap failures = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = {1}};
 
     if (ioctl(kvm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 ||
@@ -192,6 +195,7 @@ static int set_up(struct kvm_vm *kvm, struct error *err)
     if (ioctl(kvm->fd, KVM_ENABLE_CAP, &msr_exits) < 0)
         return error_set_errno(err, errno, "KVM does not hand over MSRs");
     kvm->exits_on_failure = ioctl(kvm->fd, KVM_ENABLE_CAP, &failures) == 0;
+    (void)ioctl(kvm->fd, KVM_ENABLE_CAP, &quirks);
     kvm_dirty_choose(kvm);
     int r = kvm_filter_msrs(kvm, err);
     if (!r)
