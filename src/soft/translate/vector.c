@@ -151,6 +151,8 @@ void vector_emit_load(struct translator *x, enum vector_class class)
 static void refuse(struct translator *x, const struct vector_check *k)
 {
     i32 off = x->block_off + x->b->insn[k->index].off;
+    if (!x->live[k->index])
+        flags_redo(x, &x->recipe[k->index]);
     vector_pointers(x, &k->x87);
     if (k->index == 0) {
         call_group(x, make_group(x, 0, x->b->count));
