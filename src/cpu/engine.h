@@ -9,11 +9,11 @@
  * functions of cpu/io.h, cpu/msr.h and x86/cpuid.h on the vCPU's own thread; devices take the
  * machine lock there. Only what changes the life of the vCPU comes back as an enum vcpu_exit.
  *
- * Kicks. vcpu_request() sets a bit of vcpu->requests (release) and, unless the caller is the vCPU's
- * own thread, calls the engine's kick(), which makes run() look at the requests within bounded time,
- * and wakes a halted vCPU. Software engines poll the word at every block boundary, so kick() has
- * nothing to do; KVM sets immediate_exit and signals the thread. A request set at any time before
- * run() is entered is seen by it: no lost wake-ups.
+ * Kicks. vcpu_request() sets a bit of vcpu->requests (release) and calls the engine's kick(), which makes
+ * run() look at the requests within bounded time, and wakes a halted vCPU. The interpreter polls the word
+ * at every block boundary, so kick() has nothing to do; the translator sets a word that its code polls; KVM
+ * sets immediate_exit and signals the thread. A request set at any time before run() is entered is seen by
+ * it: no lost wake-ups.
  *
  * Interrupts. The irqchip raises VCPU_REQ_INTERRUPT when a vector may be deliverable. At an
  * instruction boundary with IF set and no shadow, the software engine asks irqchip_ops.ack() (with

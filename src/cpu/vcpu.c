@@ -56,7 +56,7 @@ void vcpu_request(struct vcpu *vcpu, u32 bits)
 {
     atomic_fetch_or(&vcpu->requests, bits);
     wake(vcpu);
-    if (vcpu == current || !atomic_load(&vcpu->started))
+    if (!atomic_load(&vcpu->started))
         return;
     trace(vcpu, "vcpu %u: request 0x%x", vcpu->index, bits);
     vcpu->vm->engine->kick(vcpu);

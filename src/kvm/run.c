@@ -54,6 +54,8 @@ static void set_immediate_exit(struct kvm_cpu *k, bool on)
 /* By thread id, which stays harmless when the thread has gone. */
 void kvm_cpu_kick(struct kvm_cpu *k)
 {
+    if (k->vcpu == vcpu_current())
+        return; /* it looks before it enters the guest */
     set_immediate_exit(k, true);
     if (atomic_load(&k->in_run))
         (void)syscall(SYS_tgkill, getpid(), atomic_load(&k->tid), KICK_SIGNAL);

@@ -66,6 +66,8 @@ int memory_init(struct memory *m, u64 size, struct error *err)
     lock_init(&m->dirty_lock, LOCK_RANK_BACKEND);
     list_init(&m->mmio);
     list_init(&m->pio);
+    list_init(&m->watches);
+    lock_init(&m->watch_lock, LOCK_RANK_LEAF);
     m->low_size = MIN(size, MEMORY_HOLE_START);
     m->high_size = size - m->low_size;
     if (!size || size % MIB || size > MEMORY_MAX_SIZE)
@@ -90,6 +92,7 @@ void memory_release(struct memory *m)
     free((void *)m->page_flags);
     free((void *)m->page_gen);
     lock_release(&m->dirty_lock);
+    lock_release(&m->watch_lock);
     *m = (struct memory){.fd = -1};
     list_init(&m->mmio);
     list_init(&m->pio);
@@ -133,11 +136,29 @@ int memory_write(struct memory *m, u64 gpa, const void *buf, u64 len)
 
 /* --- page tracking --- */
 
+static void tell_watches(struct memory *m, u64 page)
+{
+    struct code_watch *w;
+    lock_acquire(&m->watch_lock);
+    list_for_each (w, &m->watches, link) {
+        if (!atomic_load(&w->interest[page]))
+            continue;
+        if (w->count < CODE_WATCH_PAGES)
+            w->page[w->count] = page;
+        if (w->count <= CODE_WATCH_PAGES)
+            w->count++;
+        atomic_store(w->kick, 1);
+    }
+    lock_drop(&m->watch_lock);
+}
+
 static void note_page(struct memory *m, u64 page)
 {
     u8 flags = atomic_load_explicit(&m->page_flags[page], memory_order_relaxed);
-    if (flags & PAGE_CODE)
-        atomic_fetch_add_explicit(&m->page_gen[page], 1, memory_order_acq_rel);
+    if (flags & PAGE_CODE) {
+        atomic_fetch_add(&m->page_gen[page], 1);
+        tell_watches(m, page);
+    }
     if (flags & PAGE_CLEAN)
         atomic_fetch_and_explicit(&m->page_flags[page], (u8)~PAGE_CLEAN, memory_order_acq_rel);
 }
@@ -181,6 +202,43 @@ void memory_unmark_code(struct memory *m, u64 ram_offset)
     u64 page = ram_offset >> PAGE_SHIFT;
     atomic_fetch_and(&m->page_flags[page], (u8)~PAGE_CODE);
     atomic_fetch_add(&m->page_gen[page], 1);
+    tell_watches(m, page);
+}
+
+/* --- code watches --- */
+
+int memory_watch_add(struct memory *m, struct code_watch *w, struct error *err)
+{
+    list_init(&w->link);
+    w->count = 0;
+    w->interest = calloc(m->ram_size >> PAGE_SHIFT, sizeof *w->interest);
+    if (!w->interest)
+        return error_set(err, ENOMEM, "no memory to watch the pages of guest RAM");
+    lock_acquire(&m->watch_lock);
+    list_push_back(&m->watches, &w->link);
+    lock_drop(&m->watch_lock);
+    return 0;
+}
+
+void memory_watch_remove(struct memory *m, struct code_watch *w)
+{
+    if (!w->interest)
+        return;
+    lock_acquire(&m->watch_lock);
+    list_remove(&w->link);
+    lock_drop(&m->watch_lock);
+    free((void *)w->interest);
+    w->interest = NULL;
+}
+
+int memory_watch_take(struct memory *m, struct code_watch *w, u64 pages[CODE_WATCH_PAGES])
+{
+    lock_acquire(&m->watch_lock);
+    int count = w->count <= CODE_WATCH_PAGES ? (int)w->count : -1;
+    memcpy(pages, w->page, sizeof w->page);
+    w->count = 0;
+    lock_drop(&m->watch_lock);
+    return count;
 }
 
 void memory_unmark_all_code(struct memory *m)

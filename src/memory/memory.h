@@ -14,6 +14,9 @@
  * memory_span_written(), which do the tracking. An engine may keep a direct write mapping (a TLB
  * entry) of a page only while memory_page_tracked() is false; otherwise each write calls
  * memory_note_write(). See cpu/engine.h for how a page becomes tracked while other vCPUs run.
+ *
+ * Code watches. Who keeps something made from code and does not want to look at the page's generation each
+ * time, is told of writes: a struct code_watch collects the pages.
  */
 #ifndef TRAPEZE_MEMORY_MEMORY_H
 #define TRAPEZE_MEMORY_MEMORY_H
@@ -66,6 +69,19 @@ struct dirty_source {
 
 enum { PAGE_CODE = 1, PAGE_CLEAN = 2 }; /* flags: holds cached code; dirty log waits for a write */
 
+/*
+ * Collects pages of cached code that were written, among those of interest: by whichever thread, after the
+ * generation of the page has moved.
+ */
+#define CODE_WATCH_PAGES 32u
+struct code_watch {
+    struct list link;
+    _Atomic u8 *interest; /* one a RAM page, set and cleared by the owner */
+    _Atomic u32 *kick;    /* becomes 1 when something was written */
+    u32 count;            /* under memory.watch_lock; more than CODE_WATCH_PAGES: which, was not kept */
+    u64 page[CODE_WATCH_PAGES];
+};
+
 struct memory {
     int fd;        /* the memfd: page N of RAM at offset N * 4096 in RAM order, see memory_ram_offset */
     u8 *ram;       /* linear mapping of the memfd, ram_size bytes */
@@ -79,6 +95,8 @@ struct memory {
     struct dirty_source *dirty_source;      /* under dirty_lock; not owned */
     struct list mmio, pio;                  /* of io_region, sorted by base */
     struct io_region *mmio_last, *pio_last; /* last one hit */
+    struct lock watch_lock;                 /* guards: */
+    struct list watches;                    /* of code_watch */
 };
 
 /* @size: a multiple of 1 MiB from 1 MiB to MEMORY_MAX_SIZE. RAM is zero and sparse. */
@@ -145,6 +163,13 @@ void memory_unmark_code(struct memory *m, u64 ram_offset);
 
 /* The same for all pages: the caches of all engines are gone. */
 void memory_unmark_all_code(struct memory *m);
+
+/* The owner sets w->kick. -ENOMEM leaves nothing behind; memory_watch_remove() may be called nevertheless. */
+int memory_watch_add(struct memory *m, struct code_watch *w, struct error *err);
+void memory_watch_remove(struct memory *m, struct code_watch *w);
+
+/* Moves what was collected into @pages (numbers of RAM pages); how many, or -1: any may have been written. */
+int memory_watch_take(struct memory *m, struct code_watch *w, u64 pages[CODE_WATCH_PAGES]);
 
 static inline u32 memory_code_gen(const struct memory *m, u64 ram_offset)
 {

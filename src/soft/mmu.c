@@ -20,6 +20,10 @@
  *    entry of the table is dropped for another reason than room.
  * 7. Behind the table stand two others, which only this file knows: one of small pages, one of large pages in
  *    pieces of 2 MiB. Whatever drops entries of the table drops theirs.
+ * 8. A number of map_key stands for a space at CPL 3 or not, or for the global pages of the supervisor: those
+ *    are the same in all spaces, so that a kernel's code is found again whatever process it serves. A
+ *    supervisor that executes other pages is treated by spaces for a while. All numbers are given up when the
+ *    table is wiped, and when INVLPG names a page that was executed.
  */
 #include <errno.h>
 
@@ -61,6 +65,10 @@ struct mmu_private {
     u16 space[PCIDS]; /* 0: none yet */
     u16 next_space;
     u16 space_now;
+    u16 map[PCIDS]; /* rule 8: numbers of map_key by space (of the supervisor: plus one), 0: none yet */
+    u16 map_global; /* the one of supervisor code in global pages */
+    u16 next_map;
+    u16 not_global;   /* executed pages to go until supervisor code is taken for global again */
     u64 range_ctx[2]; /* rule 6: whose accesses the ranges serve */
     bool check_align, check_data;
     bool private_all;  /* rule 2: the list was too short */
@@ -87,8 +95,19 @@ static void clear_all_ranges(struct soft_cpu *c)
     clear_ranges(c->range[0][0], sizeof c->range / sizeof c->range[0][0][0]);
 }
 
+#define MAP_LAST 0xfffe
+#define EXECUTED_BEFORE_GLOBAL 4096
+
+static void forget_maps(struct soft_cpu *c)
+{
+    memset(c->mmu->map, 0, sizeof c->mmu->map);
+    memset(c->executed, 0, sizeof c->executed);
+    c->mmu->map_global = 0;
+}
+
 static void wipe(struct soft_cpu *c)
 {
+    forget_maps(c);
     if (unlikely(c->lockstep))
         lockstep_fills(c, NULL);
     memset(c->tlb, 0xff, sizeof c->tlb);
@@ -216,6 +235,40 @@ static enum mmu_class current_class(const struct soft_cpu *c)
     return (c->s->rflags & X86_AC) && (c->s->cr4 & X86_CR4_SMAP) ? MMU_SYS_AC : MMU_SYS;
 }
 
+/* Rule 8. */
+static void update_map_key(struct soft_cpu *c)
+{
+    struct mmu_private *m = c->mmu;
+    bool global = c->cpl != 3 && (c->s->cr4 & X86_CR4_PGE) && !m->not_global;
+    u16 *n = global ? &m->map_global : &m->map[m->space_now + (c->cpl != 3)];
+    if (unlikely(!*n)) {
+        if (m->next_map == MAP_LAST) {
+            forget_maps(c);
+            m->next_map = 0;
+            c->map_epoch++;
+            c->stop_block = true;
+        }
+        *n = ++m->next_map;
+    }
+    c->map_key = (u64)*n << 48;
+    c->map_cover = global ? ATTR_GLOBAL : 0;
+}
+
+void soft_note_executed(struct soft_cpu *c, u64 la)
+{
+    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    struct mmu_private *m = c->mmu;
+    bool global = e->exec == ((la & PAGE_MASK) | c->ctx) && (e->gpa & ATTR_GLOBAL);
+    if (unlikely(c->map_cover && !global)) {
+        m->not_global = EXECUTED_BEFORE_GLOBAL;
+        update_map_key(c);
+    } else if (unlikely(m->not_global) && global && c->cpl != 3 && --m->not_global == 0) {
+        update_map_key(c);
+    }
+    u64 n = la >> PAGE_SHIFT & (SOFT_EXECUTED_PAGES - 1);
+    c->executed[n / 32] |= 1u << n % 32;
+}
+
 void mmu_update(struct soft_cpu *c)
 {
     struct mmu_private *m = c->mmu;
@@ -235,6 +288,7 @@ void mmu_update(struct soft_cpu *c)
     c->ctx_ac = never ? CTX_NEVER : context(c, s->cr4 & X86_CR4_SMAP ? MMU_SYS_AC : MMU_SYS);
     c->ctx = never ? CTX_NEVER : context(c, current_class(c));
     update_ranges(c);
+    update_map_key(c);
 }
 
 /* --- flushing --- */
@@ -246,6 +300,7 @@ void soft_tlb_flush_all(struct soft_cpu *c, bool globals)
     trace(mmu, "cpu%u: flush all%s", c->vcpu->index, globals ? " and globals" : "");
     if (globals) {
         wipe(c);
+        update_map_key(c);
         return;
     }
     if (c->s->cr4 & X86_CR4_PCIDE)
@@ -314,10 +369,32 @@ static void drop_behind(struct soft_cpu *c, u64 la)
         memset(m->large, 0xff, sizeof m->large);
 }
 
+static bool executed_in_4m(const struct soft_cpu *c, u64 la)
+{
+    const u32 *first = &c->executed[(la >> 22 & (SOFT_EXECUTED_PAGES / 1024 - 1)) * 32];
+    u32 any = 0;
+    for (unsigned i = 0; i < 32; i++)
+        any |= first[i];
+    return any;
+}
+
+/* Rule 8. */
+static bool code_moves(const struct soft_cpu *c, u64 la)
+{
+    u64 n = la >> PAGE_SHIFT & (SOFT_EXECUTED_PAGES - 1);
+    if ((c->executed[n / 32] >> n % 32 & 1) || region_test(c->mmu->region_1g, la >> 30))
+        return true;
+    return region_test(c->mmu->region_4m, la >> 22) && executed_in_4m(c, la);
+}
+
 /* Drops @la under every PCID and the global pages too: more than the manual asks for, and allowed. */
 void soft_tlb_invlpg(struct soft_cpu *c, u64 la)
 {
     struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    if (code_moves(c, la)) {
+        forget_maps(c);
+        update_map_key(c);
+    }
     clear_all_ranges(c);
     if (((e->tag ^ la) & PAGE_MASK) == 0)
         drop(e);

@@ -45,6 +45,7 @@ struct soft_tlb_entry {
     u64 tag; /* page and address space whatever the rights are; SOFT_TLB_NONE in an empty entry */
 };
 #define SOFT_TLB_NONE (~0ull)
+#define SOFT_EXECUTED_PAGES 65536u /* by the low bits of the page's number */
 /* Bits of gpa: a range may be as large as the piece of a large page that the entry is part of. */
 #define SOFT_TLB_WIDE_READ (1u << 8)
 #define SOFT_TLB_WIDE_WRITE (1u << 9)
@@ -81,7 +82,16 @@ struct soft_cpu {
     u64 ctx;               /* context number of accesses at the current CPL */
     u64 ctx_no_ac, ctx_ac; /* of the supervisor by EFLAGS.AC: what STAC and CLAC make of ctx */
     u64 ctx_sys;           /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
-    u64 insn_rip;          /* rule 2 */
+    /*
+     * For code that was found by linear address: a number in the upper 16 bits that stands for where the
+     * executed pages are mapped now. While it is the same, none of them has moved (mmu.c, rule 8). 0 is none.
+     */
+    u64 map_key;
+    /* Private to translate/, here for the sake of short addresses; see translate-internal.h. */
+    u64 page_rip;     /* linear address of the page of the current block */
+    _Atomic u32 kick; /* translated code is wanted back in the run loop */
+    u32 map_cover;    /* bits of soft_tlb_entry.gpa that a page needs for map_key to stand for it */
+    u64 insn_rip;     /* rule 2 */
     u8 cpl;
     u8 code_size;    /* 2, 4 or 8: default code width (from CS.L, CS.D and EFER.LMA) */
     u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
@@ -97,10 +107,11 @@ struct soft_cpu {
     struct insn *cur;   /* instruction that may fault with the state not published; else NULL */
     u64 block_rip;      /* rip at the start of the block */
     /* Private to translate/, likewise; see translate-internal.h. */
-    u64 page_rip;   /* linear address of the page of the current block */
     u64 far_gpr[5]; /* guest registers that have no host register */
     u64 scratch[2];
-    u64 mode_key;   /* of the jump cache */
+    void *shadow_sp, *shadow_limit, *shadow_top; /* return stack: where it is, must not be below, is empty */
+    void *host_sp;                               /* of C, while translated code runs */
+    u64 mode_key;                                /* of the cache by physical address */
     u32 tsc_inline; /* while run() lasts, the guest's TSC is the host's + clock_offset + state.tsc_offset */
     i64 clock_offset;
     const _Atomic u32 *requests; /* those that end the run of blocks: vcpu->requests, or none in lock-step */
@@ -111,7 +122,10 @@ struct soft_cpu {
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
     struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
-    jmp_buf fault;                                            /* rule 1 */
+    u32 executed[SOFT_EXECUTED_PAGES /
+                 32]; /* pages for which map_key must change when they are invalidated */
+    u32 map_epoch;    /* changes when numbers of map_key are used again */
+    jmp_buf fault;    /* rule 1 */
     struct soft_xsave_component xsave[SOFT_XSAVE_COMPONENTS]; /* fpu.c */
     bool xsavec;                                              /* the guest has it */
     struct mmu_private *mmu; /* mmu.c: contexts by PCID, the second level, large-page ranges */
@@ -236,6 +250,12 @@ void soft_tlb_show_write(struct soft_cpu *c, u64 la, bool show);
 
 /* Puts an entry back that lockstep_fills() told of. */
 void soft_tlb_restore(struct soft_cpu *c, struct soft_tlb_entry *e, const struct soft_tlb_entry *old);
+
+/*
+ * Code at @la, whose translation is in the TLB, is about to be executed and to be found again by map_key,
+ * which may change before that.
+ */
+void soft_note_executed(struct soft_cpu *c, u64 la);
 
 /* TLB maintenance, SDM vol. 3, 4.10.4. */
 void soft_tlb_flush_all(struct soft_cpu *c, bool globals);

@@ -5,7 +5,7 @@ ENGINE=translate
 
 initrd 'i=0; while [ $i -lt 300 ]; do i=$((i + 1)); echo $((i * i)); done | md5sum
 exit 0'
-for words in ${TORTURE:-hot tiny-cache one-insn flush fail no-chaining slow-memory live-flags no-native}; do
+for words in ${TORTURE:-hot tiny-cache one-insn flush fail no-chaining no-returns slow-memory live-flags no-native}; do
     export TRAPEZE_TRANSLATE=$words
     boot 300 0
     expect '^56a9447cdf314a1d84915a0efc104f62'

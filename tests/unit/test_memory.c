@@ -109,6 +109,48 @@ static void code_page_is_tracked_and_its_generation_moves_with_writes(void **sta
     assert_false(memory_page_tracked(m, 0x5000));
 }
 
+static void watch_is_told_of_writes_to_code_of_interest(void **state)
+{
+    struct memory *m = *state;
+    _Atomic u32 kick = 0;
+    struct code_watch w = {.kick = &kick};
+    struct error err = {0};
+    u64 pages[CODE_WATCH_PAGES];
+    u8 byte = 1;
+    assert_int_equal(memory_watch_add(m, &w, &err), 0);
+    memory_mark_code(m, 0x5000);
+    memory_mark_code(m, 0x6000);
+    w.interest[6] = 1;
+    memory_write(m, 0x5001, &byte, 1);
+    assert_int_equal(kick, 0);
+    memory_write(m, 0x6001, &byte, 1);
+    assert_int_equal(kick, 1);
+    assert_int_equal(memory_watch_take(m, &w, pages), 1);
+    assert_int_equal(pages[0], 6);
+    assert_int_equal(memory_watch_take(m, &w, pages), 0);
+    memory_watch_remove(m, &w);
+    memory_write(m, 0x6001, &byte, 1);
+}
+
+static void watch_that_overflows_says_so(void **state)
+{
+    struct memory *m = *state;
+    _Atomic u32 kick = 0;
+    struct code_watch w = {.kick = &kick};
+    struct error err = {0};
+    u64 pages[CODE_WATCH_PAGES];
+    u8 byte = 1;
+    assert_int_equal(memory_watch_add(m, &w, &err), 0);
+    for (u64 page = 0; page <= CODE_WATCH_PAGES; page++) {
+        memory_mark_code(m, page << PAGE_SHIFT);
+        w.interest[page] = 1;
+        memory_write(m, page << PAGE_SHIFT, &byte, 1);
+    }
+    assert_int_equal(memory_watch_take(m, &w, pages), -1);
+    assert_int_equal(memory_watch_take(m, &w, pages), 0);
+    memory_watch_remove(m, &w);
+}
+
 static void write_across_pages_notes_both(void **state)
 {
     struct memory *m = *state;
@@ -306,6 +348,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(span_refuses_ranges_that_wrap, setup_split, teardown),
         IN(write_outside_ram_changes_nothing),
         IN(code_page_is_tracked_and_its_generation_moves_with_writes),
+        IN(watch_is_told_of_writes_to_code_of_interest),
+        IN(watch_that_overflows_says_so),
         IN(write_across_pages_notes_both),
         IN(dirty_log_reports_each_written_page_once),
         IN(nothing_there_reads_as_all_ones),

@@ -94,13 +94,19 @@ static void decode_all(struct translator *x)
     flags_find_live(x);
 }
 
-/* In lock-step a run enters just so many blocks. No flags are touched. */
+/* --- entries (T5) --- */
+
+/* The jumps back to the run loop, by flags in the host or saved. */
+struct stale_jumps {
+    u8 *jump[2], *budget[2];
+};
+
+/* In lock-step a run enters just so many blocks. Returns the jump that is taken after them; no flags are
+ * touched. */
 static u8 *emit_budget(struct translator *x)
 {
     struct emit *e = x->e;
     struct address budget = at(HOST_CPU, (i32)offsetof(struct translate_cpu, budget));
-    if (!x->t->options.lockstep)
-        return NULL;
     emit_op_rm(e, false, 0x8b, HOST_C, budget);
     emit_bytes(e, "\x8d\x49\xff", 3); /* lea ecx, [rcx - 1] */
     emit_op_rm(e, false, 0x89, HOST_C, budget);
@@ -108,55 +114,78 @@ static u8 *emit_budget(struct translator *x)
     return emit_jump(e, CC_ALWAYS);
 }
 
-static void leave_spent(struct translator *x, u8 *jump)
+/* Where the flags are at an entry is known even if they are dead: what leaves there leaves with them. */
+static void emit_entries(struct translator *x, struct translation *code, struct stale_jumps *to_stale)
 {
     struct emit *e = x->e;
-    emit_set_target(jump, e->at);
-    emit_mov_imm32(e, HOST_C, (u32)x->block_off);
-    emit_mov_imm32(e, HOST_D, 0);
-    emit_jump_to(e, CC_ALWAYS, x->t->thunk.leave);
+    code->entry[ENTRY_HOST_CHECKED] = e->at;
+    emit_op_rm(e, false, 0x8b, HOST_C, CPU(kick));
+    emit_bytes(e, "\xe3\x00", 2); /* jrcxz */
+    u8 *go = e->at - 1;
+    to_stale->jump[0] = emit_jump(e, CC_ALWAYS);
+    code->entry[ENTRY_SAVED_CHECKED] = e->at;
+    emit_rm(e, &(struct encoding){.opcode = 0x83, .reg = 7, .imm_len = 1}, CPU(kick));
+    to_stale->jump[1] = emit_jump(e, CC_NE);
+    code->entry[ENTRY_SAVED] = e->at;
+    u8 *over = NULL;
+    if (x->t->options.lockstep)
+        to_stale->budget[1] = emit_budget(x);
+    if (x->live[0])
+        emit_load_flags(e);
+    else
+        emit_bytes(e, "\x0f\x1f\x44\x00\x00", ENTRY_PATCH); /* nop */
+    if (x->t->options.lockstep)
+        over = emit_jump(e, CC_ALWAYS);
+    code->entry[ENTRY_HOST] = e->at;
+    *go = (u8)(e->at - (go + 1));
+    x->body = e->at;
+    if (x->t->options.lockstep) {
+        to_stale->budget[0] = emit_budget(x);
+        emit_set_target(over, e->at);
+    }
 }
 
-/* T5: is the page's code unchanged, and does nobody want the vCPU? */
-static u8 *emit_entry(struct translator *x, struct translation *code)
+/* Back to the run loop, which finds out why. */
+static void emit_stale(struct translator *x, struct translation *code, const struct stale_jumps *to_stale)
 {
-    struct emit *e = x->e;
-    code->gen = x->b->gen;
-    code->entry = e->at + e->to_exec;
-    emit8(e, 0xa1); /* mov eax, [moffs64] */
-    emit64(e, (u64)(uintptr_t)x->b->gen_now);
-    emit_load(e, HOST_D, CPU(requests));
-    emit_op_rm(e, false, 0x8b, HOST_D, at(HOST_D, 0));
-    emit_bytes(e, "\x8d\x88", 2); /* lea ecx, [rax + disp32] */
-    code->gen_in_entry = e->at;
-    emit32(e, -code->gen);
-    emit_bytes(e, "\x8d\x0c\x11", 3); /* lea ecx, [rcx + rdx] */
-    emit_bytes(e, "\xe3\x05", 2);     /* jrcxz over the jump */
-    return emit_jump(e, CC_ALWAYS);
+    for (unsigned saved = 0; saved < 2; saved++) {
+        emit_set_target(to_stale->jump[saved], x->e->at);
+        if (to_stale->budget[saved])
+            emit_set_target(to_stale->budget[saved], x->e->at);
+        code->stale[saved] = x->e->at;
+        emit_mov_imm32(x->e, HOST_C, (u32)x->block_off);
+        emit_mov_imm32(x->e, HOST_D, 0);
+        emit_jump_to(x->e, CC_ALWAYS, saved ? x->t->thunk.leave_saved : x->t->thunk.leave);
+    }
 }
 
-static void emit_check(struct translator *x, struct translation *code, u8 *jump, const u8 *body)
+static u8 *stale_target(const struct translation *code, enum entry n)
 {
-    struct emit *e = x->e;
-    emit_set_target(jump, e->at);
-    x->flags_in_host = true;
-    x->flags_saved = false;
-    flags_save(x);
-    emit8(e, 0xa1);
-    emit64(e, (u64)(uintptr_t)x->b->gen_now);
-    emit8(e, 0x3d); /* cmp eax, imm32 */
-    code->gen_in_check = e->at;
-    emit32(e, code->gen);
-    u8 *stale = emit_jump(e, CC_NE);
-    emit_load(e, HOST_D, CPU(requests));
-    emit_op_rm(e, false, 0x8b, HOST_D, at(HOST_D, 0));
-    emit_op_rm(e, false, 0x85, HOST_D, CPU(wanted));
-    u8 *wanted = emit_jump(e, CC_NE);
-    emit_load_flags(e);
-    emit_jump_to(e, CC_ALWAYS, body);
-    emit_set_target(stale, e->at);
-    emit_set_target(wanted, e->at);
-    leave_saved(x, x->block_off);
+    return code->stale[n == ENTRY_SAVED || n == ENTRY_SAVED_CHECKED];
+}
+
+void translation_make_stale(struct translate_cpu *t, struct translation *code)
+{
+    *code->link = code->next;
+    if (code->next)
+        code->next->link = code->link;
+    code->link = NULL;
+    for (enum entry n = 0; n < ENTRIES; n++) {
+        code->entry[n][0] = 0xe9;
+        emit_set_target(code->entry[n] + 1, stale_target(code, n));
+    }
+}
+
+void translation_restore(struct translate_cpu *t, struct translation *code, u64 page)
+{
+    struct translation **head = &t->by_page[page];
+    code->link = head;
+    code->next = *head;
+    if (*head)
+        (*head)->link = &code->next;
+    *head = code;
+    for (enum entry n = 0; n < ENTRIES; n++)
+        memcpy(code->entry[n], code->original[n], ENTRY_PATCH);
 }
 
 static void emit_handler_run(struct translator *x, unsigned first, unsigned count)
@@ -209,7 +238,8 @@ void translate_block(struct translate_cpu *t, struct block *b)
 {
     struct emit *e = &t->emit;
     if (e->at + TRANSLATE_BLOCK_CODE > e->end || t->arena_used + TRANSLATE_BLOCK_ARENA > t->arena_size ||
-        t->exit_count + TRANSLATE_BLOCK_EXITS > TRANSLATE_EXITS_MAX) {
+        t->exit_count + TRANSLATE_BLOCK_EXITS > TRANSLATE_EXITS_MAX ||
+        t->slot_count + TRANSLATE_BLOCK_EXITS > TRANSLATE_SLOTS_MAX) {
         t->full = true;
         return;
     }
@@ -218,17 +248,19 @@ void translate_block(struct translate_cpu *t, struct block *b)
     struct translation *code = (struct translation *)(t->arena + t->arena_used);
     t->arena_used += ALIGN_UP(sizeof *code, 64);
     *code = (struct translation){0};
-    u8 *start = e->at, *spent = emit_budget(&x);
-    u8 *jump = emit_entry(&x, code), *body = e->at;
+    u8 *start = e->at;
+    struct stale_jumps to_stale = {0};
+    emit_entries(&x, code, &to_stale);
     emit_body(&x);
     emit_slow_paths(&x);
     vector_emit_checks(&x);
     for (unsigned n = 0; n < x.way_count; n++)
-        leave(&x, x.ways[n].jump, x.ways[n].off);
-    emit_check(&x, code, jump, body);
-    if (spent)
-        leave_spent(&x, spent);
-    code->entry = start + e->to_exec;
+        leave(&x, &x.ways[n]);
+    emit_stale(&x, code, &to_stale);
+    for (enum entry n = 0; n < ENTRIES; n++)
+        memcpy(code->original[n], code->entry[n], ENTRY_PATCH);
+    code->block = b;
+    code->start = start + e->to_exec;
     code->size = (u32)(e->at - start);
     b->code = code;
     if (trace_on(translate))

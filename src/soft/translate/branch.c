@@ -5,20 +5,28 @@
 
 /* --- ways out --- */
 
-/* To the run loop, which may patch @patch when the target in this page has code (T6). */
-static void leave_linked(struct translator *x, u8 *patch, i32 off)
+static u32 new_exit(struct translator *x, struct translate_exit exit)
 {
     struct translate_cpu *t = x->t;
-    u32 number = 0;
-    if (!t->options.no_chaining) {
-        number = ++t->exit_count;
-        t->exits[number] = (struct translate_exit){
-            .patch = patch, .gpa = (x->b->gpa & PAGE_MASK) + (u64)off, .mode = x->b->mode};
-    }
-    emit_set_target(patch, x->e->at);
-    emit_mov_imm32(x->e, HOST_C, (u32)off);
+    if (t->options.no_chaining)
+        return 0;
+    t->exits[++t->exit_count] = exit;
+    return t->exit_count;
+}
+
+/* To the run loop, which may patch the jump when the target in this page has code (T6). */
+static void leave_linked(struct translator *x, const struct way_out *w)
+{
+    const struct translate_cpu *t = x->t;
+    bool saved = w->entry == ENTRY_SAVED || w->entry == ENTRY_SAVED_CHECKED;
+    u32 number = new_exit(x, (struct translate_exit){.patch = w->jump,
+                                                     .gpa = (x->b->gpa & PAGE_MASK) + (u64)w->off,
+                                                     .mode = x->b->mode,
+                                                     .entry = w->entry});
+    emit_set_target(w->jump, x->e->at);
+    emit_mov_imm32(x->e, HOST_C, (u32)w->off);
     emit_mov_imm32(x->e, HOST_D, number);
-    emit_jump_to(x->e, CC_ALWAYS, x->t->thunk.leave);
+    emit_jump_to(x->e, CC_ALWAYS, saved ? t->thunk.leave_saved : t->thunk.leave);
 }
 
 void leave_saved(struct translator *x, i32 off)
@@ -28,49 +36,101 @@ void leave_saved(struct translator *x, i32 off)
     emit_jump_to(x->e, CC_ALWAYS, x->t->thunk.leave_saved);
 }
 
-/* To another page: through the jump cache. */
+static struct address slot_field(u32 slot, size_t field)
+{
+    return at(HOST_CPU,
+              (i32)(offsetof(struct translate_cpu, slots) + slot * sizeof(struct translate_slot) + field));
+}
+
+static i32 page_of(i32 off)
+{
+    return off & (i32)PAGE_MASK;
+}
+
+/* To another page (T6). Flags are in arith_flags; A and C are lost. */
 static void leave_page(struct translator *x, i32 off)
 {
     struct emit *e = x->e;
-    flags_save(x);
+    struct translate_cpu *t = x->t;
+    if (t->options.no_chaining) {
+        leave_saved(x, off);
+        return;
+    }
+    u32 slot = t->slot_count++;
+    t->slots[slot] = (struct translate_slot){.off = off};
     emit_load(e, HOST_A, CPU(page_rip));
-    emit_lea(e, HOST_A, at(HOST_A, off));
-    emit_call_to(e, x->t->thunk.lookup);
-    emit_op_rr(e, true, 0x85, HOST_D, HOST_D);
-    u8 *miss = emit_jump(e, CC_E);
-    emit_op_ri(e, true, 4, HOST_A, -4096);
-    emit_store(e, CPU(page_rip), HOST_A);
-    emit_load_flags(e);
-    emit_bytes(e, "\xff\xe2", 2); /* jmp rdx */
-    emit_set_target(miss, e->at);
-    leave_saved(x, off);
+    emit_op_rm(e, true, 0x03, HOST_A, CPU(map_key));
+    emit_op_rm(e, true, 0x3b, HOST_A, slot_field(slot, offsetof(struct translate_slot, key)));
+    u8 *other = emit_jump(e, CC_NE);
+    struct encoding add = {.w = true, .opcode = 0x81, .imm_len = 4};
+    memcpy(add.imm, &(i32){page_of(off)}, 4);
+    emit_rm(e, &add, CPU(page_rip));
+    emit_op_rm(e, false, 0xff, 4, slot_field(slot, offsetof(struct translate_slot, code))); /* jmp */
+    emit_set_target(other, e->at);
+    emit_mov_imm32(e, HOST_A, (u32)slot_field(slot, 0).disp);
+    emit_jump_to(e, CC_ALWAYS, t->thunk.slot);
 }
 
-void leave(struct translator *x, u8 *jump, i32 off)
+static bool in_page(i32 off)
 {
-    if (off >= 0 && off < (i32)PAGE_SIZE) {
-        leave_linked(x, jump, off);
+    return off >= 0 && off < (i32)PAGE_SIZE;
+}
+
+void leave(struct translator *x, const struct way_out *w)
+{
+    if (w->back) {
+        emit_set_target(w->jump, x->e->at);
+        emit_load(x->e, HOST_SP, CPU(shadow_top));
+        emit_jump_to(x->e, CC_ALWAYS, w->back);
+    } else if (in_page(w->off)) {
+        leave_linked(x, w);
     } else {
-        emit_set_target(jump, x->e->at);
-        x->flags_in_host = true;
-        x->flags_saved = false;
-        leave_page(x, off);
+        emit_set_target(w->jump, x->e->at);
+        x->flags_in_host = w->entry == ENTRY_HOST || w->entry == ENTRY_HOST_CHECKED;
+        x->flags_saved = !x->flags_in_host;
+        flags_save(x);
+        leave_page(x, w->off);
     }
 }
 
-void way_out_jump(struct translator *x, u8 cc, i32 off)
+#define CALL_ALWAYS 0xfe
+
+/* What leads back, or to itself, looks at the requests (T5): @from is where the branch ends. */
+static enum entry entry_for(const struct translator *x, i32 from, i32 off)
 {
-    flags_load(x);
-    x->ways[x->way_count++] = (struct way_out){emit_jump(x->e, cc), off};
+    bool back = off < from, saved = x->flags_saved && (!x->flags_in_host || back);
+    return (saved ? ENTRY_SAVED : ENTRY_HOST) + (back ? ENTRY_CHECKED : 0);
+}
+
+/* A jump (or CALL_ALWAYS) to @off of the page, for an instruction that ends at @from. */
+static void add_way(struct translator *x, u8 cc, i32 from, i32 off)
+{
+    struct emit *e = x->e;
+    if (e->at < x->body + ENTRY_PATCH)
+        emit_bytes(e, "\x0f\x1f\x44\x00\x00", 5); /* nop: two patches must not overlap (T5, T6) */
+    if (cc == CALL_ALWAYS) {
+        emit8(e, 0xe8);
+        emit32(e, 0);
+    }
+    u8 *jump = cc == CALL_ALWAYS ? e->at - 4 : emit_jump(e, cc);
+    x->ways[x->way_count++] = (struct way_out){.jump = jump, .off = off, .entry = entry_for(x, from, off)};
+}
+
+/* The end of the block, whose last instruction ends at @from. */
+static void go_on(struct translator *x, i32 from, i32 off)
+{
+    if (in_page(off)) {
+        add_way(x, CC_ALWAYS, from, off);
+    } else {
+        flags_save(x);
+        leave_page(x, off);
+    }
+    x->ended = true;
 }
 
 void way_out(struct translator *x, i32 off)
 {
-    if (off >= 0 && off < (i32)PAGE_SIZE)
-        way_out_jump(x, CC_ALWAYS, off);
-    else
-        leave_page(x, off);
-    x->ended = true;
+    go_on(x, off, off);
 }
 
 /* --- stack --- */
@@ -147,6 +207,9 @@ bool near_known(const struct translator *x)
 {
     if (x->z.operand_width != 64 || x->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
         return false;
+    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+        llabs(x->op[0].imm.value.s) > INT32_MAX - (i64)PAGE_SIZE)
+        return false;
     return x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE || plain_operands(x);
 }
 
@@ -163,38 +226,115 @@ static void branch_target(struct translator *x, const struct insn *i)
     }
 }
 
-/* A: guest address, D: its code or the slow path. */
-static void look_up(struct translator *x)
+/* A: guest address. D: index of its entry in the jump cache, for cache_field(). */
+static void emit_cache_index(struct emit *e)
 {
-    emit_call_to(x->e, x->t->thunk.lookup);
-    emit_op_rr(x->e, true, 0x85, HOST_D, HOST_D);
-    slow_jump(x, CC_E);
+    emit_op_rr(e, false, 0x89, HOST_A, HOST_D);
+    emit_bytes(e, "\xc1\xea\x0c", 3); /* shr edx, 12 */
+    emit_op_rr(e, false, 0x31, HOST_A, HOST_D);
+    emit_op_ri(e, false, 4, HOST_D, ((1 << JUMP_CACHE_BITS) - 1) << 2);
 }
 
-/* To A, whose code is D. */
-static void go(struct translator *x)
+static struct address cache_field(size_t field)
 {
-    emit_op_ri(x->e, true, 4, HOST_A, -4096);
-    emit_store(x->e, CPU(page_rip), HOST_A);
+    return (struct address){HOST_CPU, HOST_D, 3, (i32)(offsetof(struct translate_cpu, jump_cache) + field)};
+}
+
+/* The entry of D in the jump cache is that of A, or a jump is taken, which the caller sets. C is lost. */
+static void emit_cache_compare(struct emit *e, u8 *miss[2])
+{
+    emit_op_rm(e, true, 0x3b, HOST_A, cache_field(offsetof(struct jump_cache_entry, rip)));
+    miss[0] = emit_jump(e, CC_NE);
+    emit_load(e, HOST_C, CPU(map_key));
+    emit_op_rm(e, true, 0x3b, HOST_C, cache_field(offsetof(struct jump_cache_entry, map_key)));
+    miss[1] = emit_jump(e, CC_NE);
+}
+
+/* A: guest address, D: its code or 0. C is lost. */
+void emit_cache_lookup(struct emit *e, const u8 *lookup)
+{
+    u8 *miss[2];
+    emit_cache_index(e);
+    emit_cache_compare(e, miss);
+    emit_load(e, HOST_D, cache_field(offsetof(struct jump_cache_entry, code)));
+    emit8(e, 0xc3);
+    emit_set_target(miss[0], e->at);
+    emit_set_target(miss[1], e->at);
+    emit_jump_to(e, CC_ALWAYS, lookup);
+}
+
+/* The branch to A cannot fail any more: page_rip is set, flags are in arith_flags. C is lost. */
+static void arrive(struct translator *x)
+{
+    emit_mov(x->e, HOST_C, HOST_A);
+    emit_op_ri(x->e, true, 4, HOST_C, -4096);
+    emit_store(x->e, CPU(page_rip), HOST_C);
+}
+
+/* The code of A into D, or the slow path. C is lost. */
+static void look_up(struct translator *x)
+{
+    struct emit *e = x->e;
+    u8 *miss[2];
+    emit_cache_index(e);
+    emit_cache_compare(e, miss);
+    emit_load(e, HOST_D, cache_field(offsetof(struct jump_cache_entry, code)));
+    /* A jump over the call, which is rare: the code after it is common to both. */
+    emit_bytes(e, "\xeb\x00", 2);
+    u8 *over = e->at - 1;
+    emit_set_target(miss[0], e->at);
+    emit_set_target(miss[1], e->at);
+    emit_call_to(e, x->t->thunk.lookup);
+    emit_op_rr(e, true, 0x85, HOST_D, HOST_D);
+    slow_jump(x, CC_E);
+    *over = (u8)(e->at - (over + 1));
+}
+
+/* --- the return stack --- */
+
+static bool predicts_returns(const struct translator *x)
+{
+    return !x->t->options.no_returns && !x->t->options.no_chaining;
+}
+
+/* A frame for guest return address A; the host's address comes with the call. */
+static void push_frame(struct translator *x)
+{
+    struct emit *e = x->e;
+    u8 *again = e->at;
+    emit_op_rm(e, false, 0xff, 6, CPU(map_key)); /* push */
+    emit8(e, 0x50);                              /* push rax */
+    emit_op_rm(e, true, 0x3b, HOST_SP, CPU(shadow_limit));
+    x->ways[x->way_count++] = (struct way_out){.jump = emit_jump(e, 2 /* b */), .back = again};
+}
+
+/* Where the host's return address leads. A: guest return address, which is @off in its page. */
+static void returned(struct translator *x, i32 off)
+{
+    struct emit *e = x->e;
+    emit_lea(e, HOST_SP, at(HOST_SP, 16));
+    emit_lea(e, HOST_A, at(HOST_A, -off));
+    emit_store(e, CPU(page_rip), HOST_A);
     x->flags_in_host = false;
-    flags_load(x);
-    emit_bytes(x->e, "\xff\xe2", 2); /* jmp rdx */
-    x->ended = true;
+    x->flags_saved = true;
+    go_on(x, off, off);
 }
 
 void emit_jmp(struct translator *x, const struct insn *i)
 {
     if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        way_out(x, (i32)(next_off(x, i) + x->op[0].imm.value.s));
+        go_on(x, next_off(x, i), (i32)(next_off(x, i) + x->op[0].imm.value.s));
         return;
     }
     flags_save(x);
     branch_target(x, i);
     look_up(x);
-    go(x);
+    arrive(x);
+    emit_bytes(x->e, "\xff\xe2", 2); /* jmp rdx */
+    x->ended = true;
 }
 
-/* C: where the return address goes. */
+/* C: where the return address goes, which is then in A. */
 static void push_return(struct translator *x, const struct insn *i)
 {
     emit_load(x->e, HOST_A, CPU(page_rip));
@@ -203,37 +343,88 @@ static void push_return(struct translator *x, const struct insn *i)
     move_sp(x, -8);
 }
 
+static void call_direct(struct translator *x, const struct insn *i)
+{
+    i32 next = next_off(x, i), off = (i32)(next + x->op[0].imm.value.s);
+    push_pointer(x);
+    push_return(x, i);
+    x->flags_in_host = false;
+    if (!predicts_returns(x)) {
+        go_on(x, next, off);
+        return;
+    }
+    push_frame(x);
+    add_way(x, CALL_ALWAYS, next, off);
+    returned(x, next);
+}
+
+static void call_indirect(struct translator *x, const struct insn *i)
+{
+    struct emit *e = x->e;
+    branch_target(x, i);
+    emit_store(e, CPU(scratch[0]), HOST_A);
+    push_pointer(x);
+    emit_store(e, CPU(scratch[1]), HOST_C);
+    emit_load(e, HOST_A, CPU(scratch[0]));
+    look_up(x);
+    emit_load(e, HOST_C, CPU(scratch[1]));
+    push_return(x, i);
+    if (predicts_returns(x)) {
+        push_frame(x);
+        emit_load(e, HOST_A, CPU(scratch[0]));
+        arrive(x);
+        emit_bytes(e, "\xff\xd2", 2); /* call rdx */
+        returned(x, next_off(x, i));
+    } else {
+        emit_load(e, HOST_A, CPU(scratch[0]));
+        arrive(x);
+        emit_bytes(e, "\xff\xe2", 2); /* jmp rdx */
+        x->ended = true;
+    }
+}
+
 void emit_call(struct translator *x, const struct insn *i)
 {
     flags_save(x);
-    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        push_pointer(x);
-        push_return(x, i);
-        flags_load(x);
-        way_out(x, (i32)(next_off(x, i) + x->op[0].imm.value.s));
-        return;
-    }
-    branch_target(x, i);
-    emit_store(x->e, CPU(scratch[0]), HOST_A);
-    push_pointer(x);
-    emit_store(x->e, CPU(scratch[1]), HOST_C);
-    emit_load(x->e, HOST_A, CPU(scratch[0]));
-    look_up(x);
-    emit_load(x->e, HOST_C, CPU(scratch[1]));
-    push_return(x, i);
-    emit_load(x->e, HOST_A, CPU(scratch[0]));
-    go(x);
+    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        call_direct(x, i);
+    else
+        call_indirect(x, i);
+}
+
+static i32 ret_frees(const struct translator *x)
+{
+    return 8 + (x->z.operand_count_visible ? (u16)x->op[0].imm.value.u : 0);
 }
 
 void emit_ret(struct translator *x)
 {
+    struct emit *e = x->e;
+    u8 *other[2];
     flags_save(x);
-    emit_mov(x->e, HOST_C, GUEST_SP);
+    emit_mov(e, HOST_C, GUEST_SP);
     emit_tlb(x, RANGE_STACK, 8, false);
-    emit_load(x->e, HOST_A, at(HOST_C, 0));
-    look_up(x);
-    move_sp(x, 8 + (x->z.operand_count_visible ? (u16)x->op[0].imm.value.u : 0));
-    go(x);
+    emit_load(e, HOST_A, at(HOST_C, 0));
+    if (predicts_returns(x)) {
+        emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_SP, offsetof(struct return_frame, rip)));
+        other[0] = emit_jump(e, CC_NE);
+        emit_load(e, HOST_C, CPU(map_key));
+        emit_op_rm(e, true, 0x3b, HOST_C, at(HOST_SP, offsetof(struct return_frame, map_key)));
+        other[1] = emit_jump(e, CC_NE);
+        move_sp(x, ret_frees(x));
+        emit8(e, 0xc3);
+        emit_set_target(other[0], e->at);
+        emit_set_target(other[1], e->at);
+        emit_call_to(e, x->t->thunk.ret);
+        emit_op_rr(e, true, 0x85, HOST_D, HOST_D);
+        slow_jump(x, CC_E);
+    } else {
+        look_up(x);
+    }
+    move_sp(x, ret_frees(x));
+    arrive(x);
+    emit_bytes(e, "\xff\xe2", 2); /* jmp rdx */
+    x->ended = true;
 }
 
 bool is_condition(ZydisMnemonic m, u8 *cc)
@@ -255,5 +446,6 @@ void emit_jcc(struct translator *x, const struct insn *i)
 {
     u8 cc;
     is_condition(x->z.mnemonic, &cc);
-    way_out_jump(x, cc, (i32)(next_off(x, i) + x->op[0].imm.value.s));
+    flags_load(x);
+    add_way(x, cc, next_off(x, i), (i32)(next_off(x, i) + x->op[0].imm.value.s));
 }

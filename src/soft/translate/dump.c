@@ -68,14 +68,14 @@ static void dump_guest(struct translate_cpu *t, const struct block *b, u64 rip, 
 static void dump_host(const struct translation *code, dump_line *out)
 {
     ZydisDecoder d;
-    const u8 *at = code->entry, *end = at + code->size;
+    const u8 *at = code->start, *end = at + code->size;
     ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     while (at < end) {
         char bytes[48], text[96] = "(data)";
         unsigned len = disassemble(&d, at, (size_t)(end - at), (u64)(uintptr_t)at, text, sizeof text);
         len = MAX(len, 1u);
         hex(bytes, sizeof bytes, at, len);
-        say(out, "    %4zu %-31s %s", (size_t)(at - (const u8 *)code->entry), bytes, text);
+        say(out, "    %4zu %-31s %s", (size_t)(at - (const u8 *)code->start), bytes, text);
         at += len;
     }
 }
@@ -88,6 +88,6 @@ void translate_dump(struct translate_cpu *t, const struct block *b, u64 rip, con
     dump_guest(t, b, rip, x, out);
     if (!b->code)
         return;
-    say(out, "  host code at %p, %u bytes", b->code->entry, b->code->size);
+    say(out, "  host code at %p, %u bytes", b->code->start, b->code->size);
     dump_host(b->code, out);
 }

@@ -427,7 +427,7 @@ bool lockstep_run(struct translate_cpu *t, struct block *b, u32 *left_by)
         if (n)
             undo(c);
         c->vcpu->counters.lockstep_runs++;
-        agreed = run_both(t, b->code->entry, native, left_by);
+        agreed = run_both(t, translation_entry(t, b->code, ENTRY_SAVED), native, left_by);
     }
     if (!agreed) {
         report(t, b, native);

@@ -3,6 +3,7 @@
  * hot yet, the interpreter executes (T8).
  */
 #include <errno.h>
+#include <sys/mman.h>
 
 #include "base/log.h"
 #include "soft/translate/translate-internal.h"
@@ -12,16 +13,37 @@ static struct translate_cpu *of(struct soft_cpu *c)
     return container_of(c, struct translate_cpu, soft);
 }
 
+/* What was found by linear address or for a mapping. */
+static void forget_addresses(struct translate_cpu *t)
+{
+    memset(t->jump_cache, 0, sizeof t->jump_cache);
+    for (u32 n = 0; n < t->slot_count; n++)
+        t->slots[n].key = 0;
+    t->soft.shadow_sp = t->soft.shadow_top;
+    t->map_epoch = t->soft.map_epoch;
+}
+
+static u64 ram_pages(const struct translate_cpu *t)
+{
+    return t->soft.vcpu->vm->memory->ram_size >> PAGE_SHIFT;
+}
+
 /* Forgets all code. No block refers to it any more: they were dropped, too. */
 static void reset(struct translate_cpu *t)
 {
+    forget_addresses(t);
     t->emit.at = t->after_thunks;
     t->arena_used = 0;
-    t->exit_count = 0;
+    t->exit_count = t->slot_count = 0;
     t->full = false;
     t->epoch = t->soft.interpret->epoch;
-    for (unsigned n = 0; n < ARRAY_SIZE(t->jump_cache); n++)
-        t->jump_cache[n].key = ~0ull;
+    for (unsigned n = 0; n < ARRAY_SIZE(t->code_cache); n++)
+        t->code_cache[n].key = ~0ull;
+    for (u64 page = 0; page < ram_pages(t); page++)
+        if (atomic_load_explicit(&t->watch.interest[page], memory_order_relaxed)) {
+            atomic_store(&t->watch.interest[page], 0);
+            t->by_page[page] = NULL;
+        }
 }
 
 static bool translatable(const struct translate_cpu *t, const struct block *b)
@@ -29,18 +51,53 @@ static bool translatable(const struct translate_cpu *t, const struct block *b)
     return (b->mode & SOFT_MODE_CODE64) && b->gpa2 == BLOCK_NO_PAGE && b != t->soft.interpret->scratch;
 }
 
-static void set_generation(struct translation *code, u32 gen)
+/* --- writes to code (T5) --- */
+
+static void page_written(struct translate_cpu *t, u64 page)
 {
-    u32 negated = -gen;
-    memcpy(code->gen_in_entry, &negated, 4);
-    memcpy(code->gen_in_check, &gen, 4);
-    code->gen = gen;
+    struct translation *next;
+    for (struct translation *code = t->by_page[page]; code; code = next) {
+        next = code->next;
+        if (!block_valid(code->block))
+            translation_make_stale(t, code);
+    }
+    if (!t->by_page[page])
+        atomic_store(&t->watch.interest[page], 0);
 }
+
+static void serve_writes(struct translate_cpu *t)
+{
+    u64 pages[CODE_WATCH_PAGES];
+    int count = memory_watch_take(t->soft.vcpu->vm->memory, &t->watch, pages);
+    for (int n = 0; n < count; n++)
+        page_written(t, pages[n]);
+    if (count >= 0)
+        return;
+    for (u64 page = 0; page < ram_pages(t); page++)
+        if (atomic_load_explicit(&t->watch.interest[page], memory_order_relaxed))
+            page_written(t, page);
+}
+
+/* @b is what its page holds now: may its code run? A write that comes meanwhile is told of, or seen here. */
+static bool make_current(struct translate_cpu *t, struct block *b)
+{
+    u64 page = (u64)(b->gen_now - t->soft.vcpu->vm->memory->page_gen);
+    if (b->code->link)
+        return true;
+    atomic_store(&t->watch.interest[page], 1);
+    translation_restore(t, b->code, page);
+    if (block_valid(b))
+        return true;
+    translation_make_stale(t, b->code);
+    return false;
+}
+
+/* --- running --- */
 
 static void link_to(struct translate_cpu *t, u32 number, struct translation *code)
 {
     struct translate_exit *x = &t->exits[number];
-    emit_set_target(x->patch, (u8 *)code->entry - t->emit.to_exec);
+    emit_set_target(x->patch, code->entry[x->entry]);
     x->next = code->links;
     code->links = number;
 }
@@ -93,20 +150,51 @@ static void link_exit(struct translate_cpu *t, u32 number, const struct block *b
         link_to(t, number, b->code);
 }
 
+/* T7: the block will be found by the address that it has now. */
+static void note_address(struct translate_cpu *t, const struct block *b)
+{
+    struct soft_cpu *c = &t->soft;
+    u64 rip = c->s->rip, key = b->gpa ^ c->mode_key;
+    void *code = translation_entry(t, b->code, ENTRY_SAVED_CHECKED);
+    soft_note_executed(c, rip);
+    t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)] = (struct code_cache_entry){key, code};
+    t->jump_cache[(rip ^ (u32)rip >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)] =
+        (struct jump_cache_entry){rip, c->map_key, code, 0};
+}
+
+void *translate_find(struct translate_cpu *t, u64 la)
+{
+    struct soft_cpu *c = &t->soft;
+    struct jump_cache_entry *j = &t->jump_cache[(la ^ (u32)la >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)];
+    if (j->rip == la && j->map_key == c->map_key && t->map_epoch == c->map_epoch)
+        return j->code;
+    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
+    if (e->exec != ((la & PAGE_MASK) | c->ctx) || t->map_epoch != c->map_epoch)
+        return NULL;
+    u64 key = ((e->gpa & PAGE_MASK) | (la & ~PAGE_MASK)) ^ c->mode_key;
+    const struct code_cache_entry *found =
+        &t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)];
+    if (found->key != key)
+        return NULL;
+    soft_note_executed(c, la);
+    if (t->map_epoch != c->map_epoch)
+        return NULL;
+    *j = (struct jump_cache_entry){la, c->map_key, found->code, 0};
+    return found->code;
+}
+
 static u32 run_translated(struct translate_cpu *t, struct block *b)
 {
     struct soft_cpu *c = &t->soft;
-    u64 key = b->gpa ^ c->mode_key;
-    if (b->code->gen != b->gen)
-        set_generation(b->code, b->gen);
-    t->jump_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->jump_cache) - 1)] =
-        (struct jump_cache_entry){key, b->code->entry};
+    note_address(t, b);
+    if (unlikely(t->map_epoch != c->map_epoch))
+        forget_addresses(t);
     c->page_rip = c->s->rip & PAGE_MASK;
     c->vcpu->counters.blocks_run++;
     u32 left_by;
     if (t->lockstep && lockstep_run(t, b, &left_by))
         return left_by;
-    return t->thunk.enter(c, b->code->entry);
+    return t->thunk.enter(c, translation_entry(t, b->code, ENTRY_SAVED));
 }
 
 static void run_interpreted(struct soft_cpu *c, struct block *b)
@@ -118,17 +206,33 @@ static void run_interpreted(struct soft_cpu *c, struct block *b)
     c->vcpu->counters.insns += exit->count;
 }
 
+/*
+ * May a block run? A kick is taken back before the requests are looked at, so that none is lost; one that is
+ * pending from the start costs just one block.
+ */
+static bool go_on(struct translate_cpu *t, bool first)
+{
+    struct soft_cpu *c = &t->soft;
+    if (atomic_load_explicit(&c->kick, memory_order_relaxed) && atomic_exchange(&c->kick, 0))
+        serve_writes(t);
+    if (!first && c->stop_block)
+        return false;
+    if (likely(!(vcpu_requests(c->vcpu) & c->wanted)))
+        return true;
+    atomic_store(&c->kick, 1);
+    return first;
+}
+
 static void run_blocks(struct soft_cpu *c)
 {
     struct translate_cpu *t = of(c);
-    struct vcpu *vcpu = c->vcpu;
     u32 left_by = 0;
     c->mode_key = (u64)c->mode << 52;
-    do {
+    for (bool first = true; go_on(t, first); first = false) {
         u32 epoch = t->epoch;
         flags_publish(c, c->s); /* the fetch may raise */
         struct block *b = next_block(t);
-        if (b->code) {
+        if (b->code && make_current(t, b)) {
             if (epoch == t->epoch)
                 link_exit(t, left_by, b);
             left_by = run_translated(t, b);
@@ -136,7 +240,7 @@ static void run_blocks(struct soft_cpu *c)
             run_interpreted(c, b);
             left_by = 0;
         }
-    } while (likely(!c->stop_block && !(vcpu_requests(vcpu) & c->wanted)));
+    }
 }
 
 /* --- the engine --- */
@@ -150,21 +254,21 @@ static void engine_vcpu_release(struct vcpu *vcpu)
     lockstep_release(t);
     interpret_detach(&t->soft);
     soft_cpu_release(&t->soft);
-    free(t);
+    munmap(t, sizeof *t);
     vcpu->engine_data = NULL;
 }
 
 static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
 {
-    struct translate_cpu *t = aligned_alloc(64, ALIGN_UP(sizeof *t, 64));
-    if (!t)
+    struct translate_cpu *t =
+        mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (t == MAP_FAILED)
         return error_set(err, ENOMEM, "no memory for vCPU %u", vcpu->index);
-    memset(t, 0, sizeof *t);
     int rc = translate_read_options(&t->options, err);
     if (rc == 0)
         rc = soft_cpu_init(&t->soft, vcpu, err);
     if (rc != 0) {
-        free(t);
+        munmap(t, sizeof *t);
         return rc;
     }
     vcpu->engine_data = t;
@@ -193,6 +297,12 @@ static enum vcpu_exit engine_run(struct vcpu *vcpu)
     return interpret_engine_run(vcpu);
 }
 
+static void engine_kick(struct vcpu *vcpu)
+{
+    struct translate_cpu *t = vcpu->engine_data;
+    atomic_store(&t->soft.kick, 1);
+}
+
 const struct engine_ops translate_engine = {
     .name = "translate",
     .vm_init = interpret_engine_vm_init,
@@ -200,7 +310,7 @@ const struct engine_ops translate_engine = {
     .vcpu_init = engine_vcpu_init,
     .vcpu_release = engine_vcpu_release,
     .run = engine_run,
-    .kick = interpret_engine_kick,
+    .kick = engine_kick,
     .sync = interpret_engine_sync,
     .state_changed = interpret_engine_state_changed,
     .flush_tlb = interpret_engine_flush_tlb,

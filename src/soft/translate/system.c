@@ -301,20 +301,12 @@ void system_emit(struct translator *x)
 static void *resume(struct soft_cpu *c)
 {
     struct translate_cpu *t = container_of(c, struct translate_cpu, soft);
-    if (!(c->mode & SOFT_MODE_CODE64) || c->lockstep || interpret_must_stop(c))
+    if (!(c->mode & SOFT_MODE_CODE64) || c->lockstep || c->kick || interpret_must_stop(c))
         return NULL;
     c->stop_block = false;
     c->mode_key = (u64)c->mode << 52;
-    u64 la = c->s->rip;
-    const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    if (e->exec != ((la & PAGE_MASK) | c->ctx))
-        return NULL;
-    u64 key = ((e->gpa & PAGE_MASK) | (la & ~PAGE_MASK)) ^ c->mode_key;
-    const struct jump_cache_entry *j = &t->jump_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->jump_cache) - 1)];
-    if (j->key != key)
-        return NULL;
-    c->page_rip = la & PAGE_MASK;
-    return j->code;
+    c->page_rip = c->s->rip & PAGE_MASK;
+    return translate_find(t, c->s->rip);
 }
 
 u8 *system_emit_resume(struct emit *e)

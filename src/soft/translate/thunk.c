@@ -74,9 +74,10 @@ static void emit_enter(struct translate_cpu *t)
     emit_op_ri(e, true, 5, HOST_SP, 8);
     emit_mov(e, HOST_CPU, 7 /* rdi */);
     emit_mov(e, HOST_C, 6 /* rsi */);
+    emit_store(e, CPU(host_sp), HOST_SP);
+    emit_load(e, HOST_SP, CPU(shadow_sp));
     emit_load(e, HOST_D, CPU(s));
     reload(e, HOST_D, HOST_A);
-    emit_load_flags(e);
     emit_bytes(e, "\xff\xe1", 2); /* jmp rcx */
 }
 
@@ -93,6 +94,8 @@ static void emit_leave(struct translate_cpu *t)
     emit_store(e, at(HOST_C, offsetof(struct x86_state, rip)), HOST_A);
     spill(e, HOST_C, HOST_A);
     emit_op_rr(e, false, 0x89, HOST_D, HOST_A);
+    emit_store(e, CPU(shadow_sp), HOST_SP);
+    emit_load(e, HOST_SP, CPU(host_sp));
     emit_return(e);
 }
 
@@ -101,7 +104,10 @@ static void emit_handlers(struct translate_cpu *t)
     struct emit *e = &t->emit;
     t->thunk.handlers = e->at;
     emit_vector_save(t);
-    emit_op_ri(e, true, 5, HOST_SP, 8);
+    emit_lea(e, HOST_C, at(HOST_SP, 8));
+    emit_store(e, CPU(shadow_sp), HOST_C);
+    emit_load(e, HOST_SP, CPU(host_sp));
+    emit_op_ri(e, true, 5, HOST_SP, 16);
     emit_store(e, at(HOST_SP, 0), HOST_A);
     emit_load(e, HOST_D, CPU(s));
     spill(e, HOST_D, HOST_C);
@@ -113,7 +119,7 @@ static void emit_handlers(struct translate_cpu *t)
     emit_op_rr(e, false, 0x31, HOST_C, HOST_C);
     emit_bytes(e, "\xff\x16", 2); /* call [rsi] */
     emit_load(e, HOST_C, at(HOST_SP, 0));
-    emit_op_ri(e, true, 0, HOST_SP, 8);
+    emit_op_ri(e, true, 0, HOST_SP, 16);
     emit_rm(e, &(struct encoding){.w = true, .opcode = 0xc7, .imm_len = 4}, CPU(cur));
     emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_C, offsetof(struct translate_group, stop)));
     u8 *other = emit_jump(e, CC_NE);
@@ -121,27 +127,51 @@ static void emit_handlers(struct translate_cpu *t)
     u8 *stop = emit_jump(e, CC_NE);
     emit_load(e, HOST_D, CPU(s));
     reload(e, HOST_D, HOST_A);
+    emit_load(e, HOST_SP, CPU(shadow_sp));
+    emit_lea(e, HOST_SP, at(HOST_SP, -8));
     emit8(e, 0xc3);
     emit_set_target(other, e->at);
     emit_set_target(stop, e->at);
-    emit_op_ri(e, true, 0, HOST_SP, 8); /* the return address */
     u8 *leave = system_emit_resume(e);
     emit_mov(e, HOST_C, HOST_A);
     emit_load(e, HOST_D, CPU(s));
     reload(e, HOST_D, HOST_A);
-    emit_load_flags(e);
+    emit_load(e, HOST_SP, CPU(shadow_sp));
     emit_bytes(e, "\xff\xe1", 2); /* jmp rcx */
     emit_set_target(leave, e->at);
     emit_op_rr(e, false, 0x31, HOST_A, HOST_A);
     emit_return(e);
 }
 
-/* T7. */
-static void emit_lookup(struct translate_cpu *t)
+/* --- from branches to code (T7) --- */
+
+static const struct encoding push_mem = {.opcode = 0xff, .reg = 6}, pop_mem = {.opcode = 0x8f};
+
+/* D is the code of A: into the jump cache, from where C finds that A was executed. */
+static void emit_fill_cache(struct emit *e)
 {
-    struct emit *e = &t->emit;
-    i32 tlb = offsetof(struct soft_cpu, tlb), cache = offsetof(struct translate_cpu, jump_cache);
-    t->thunk.lookup = e->at;
+    i32 cache = offsetof(struct translate_cpu, jump_cache);
+    emit_mov(e, HOST_C, HOST_A);
+    emit_bytes(e, "\x48\xc1\xe9\x0c", 4); /* shr rcx, 12 */
+    emit_op_ri(e, false, 4, HOST_C, SOFT_EXECUTED_PAGES - 1);
+    emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xab, .reg = HOST_C}, CPU(executed)); /* bts */
+    emit_op_rr(e, false, 0x89, HOST_A, HOST_C);
+    emit_bytes(e, "\xc1\xe9\x0c", 3); /* shr ecx, 12 */
+    emit_op_rr(e, false, 0x31, HOST_A, HOST_C);
+    emit_op_ri(e, false, 4, HOST_C, ((1 << JUMP_CACHE_BITS) - 1) << 2);
+    struct address entry = {HOST_CPU, HOST_C, 3, cache};
+    emit_store(e, entry, HOST_A);
+    entry.disp = cache + (i32)offsetof(struct jump_cache_entry, code);
+    emit_store(e, entry, HOST_D);
+    emit_rm(e, &push_mem, CPU(map_key));
+    entry.disp = cache + (i32)offsetof(struct jump_cache_entry, map_key);
+    emit_rm(e, &pop_mem, entry);
+}
+
+/* A's page into D as guest-physical address, when it may be executed and map_key stands for it. */
+static void emit_fetch_page(struct emit *e, u8 *miss[2])
+{
+    i32 tlb = offsetof(struct soft_cpu, tlb);
     emit_op_rr(e, false, 0x89, HOST_A, HOST_C);
     emit_bytes(e, "\xc1\xe9\x06", 3); /* shr ecx, 6 */
     emit_op_ri(e, false, 4, HOST_C, (SOFT_TLB_SIZE - 1) * 64);
@@ -150,10 +180,23 @@ static void emit_lookup(struct translate_cpu *t)
     emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
     emit_op_rm(e, true, 0x3b, HOST_D,
                (struct address){HOST_CPU, HOST_C, 0, tlb + (i32)offsetof(struct soft_tlb_entry, exec)});
-    u8 *miss = emit_jump(e, CC_NE);
+    miss[0] = emit_jump(e, CC_NE);
     emit_load(e, HOST_D,
               (struct address){HOST_CPU, HOST_C, 0, tlb + (i32)offsetof(struct soft_tlb_entry, gpa)});
+    emit_op_rr(e, false, 0x89, HOST_D, HOST_C);
+    emit_bytes(e, "\xf7\xd1", 2); /* not ecx */
+    emit_op_rm(e, false, 0x85, HOST_C, CPU(map_cover));
+    miss[1] = emit_jump(e, CC_NE);
     emit_op_ri(e, true, 4, HOST_D, -4096);
+}
+
+static void emit_lookup(struct translate_cpu *t)
+{
+    struct emit *e = &t->emit;
+    i32 cache = offsetof(struct translate_cpu, code_cache);
+    u8 *miss[3];
+    t->thunk.lookup = e->at;
+    emit_fetch_page(e, miss);
     emit_op_rr(e, false, 0x89, HOST_A, HOST_C);
     emit_op_ri(e, false, 4, HOST_C, 4095);
     emit_op_rr(e, true, 0x09, HOST_C, HOST_D);
@@ -161,15 +204,80 @@ static void emit_lookup(struct translate_cpu *t)
     emit_mov(e, HOST_C, HOST_D);
     emit_bytes(e, "\x48\xc1\xe9\x0c", 4); /* shr rcx, 12 */
     emit_op_rr(e, false, 0x31, HOST_D, HOST_C);
-    emit_op_ri(e, false, 4, HOST_C, (1 << JUMP_CACHE_BITS) - 1);
+    emit_op_ri(e, false, 4, HOST_C, (1 << CODE_CACHE_BITS) - 1);
     emit_bytes(e, "\xc1\xe1\x04", 3); /* shl ecx, 4 */
     emit_op_rm(e, true, 0x3b, HOST_D, (struct address){HOST_CPU, HOST_C, 0, cache});
-    u8 *miss2 = emit_jump(e, CC_NE);
+    miss[2] = emit_jump(e, CC_NE);
     emit_load(e, HOST_D, (struct address){HOST_CPU, HOST_C, 0, cache + 8});
+    emit_fill_cache(e);
     emit8(e, 0xc3);
-    emit_set_target(miss, e->at);
-    emit_set_target(miss2, e->at);
+    for (unsigned n = 0; n < ARRAY_SIZE(miss); n++)
+        emit_set_target(miss[n], e->at);
     emit_op_rr(e, false, 0x31, HOST_D, HOST_D);
+    emit8(e, 0xc3);
+}
+
+/* A slot that is empty or was filled for another mapping is filled, where the code can be found (T6). */
+static void emit_slot(struct translate_cpu *t)
+{
+    struct emit *e = &t->emit;
+    struct address slot = CPU(scratch[1]);
+    t->thunk.slot = e->at;
+    emit_op_rr(e, true, 0x01, HOST_CPU, HOST_A);
+    emit_store(e, slot, HOST_A);
+    emit_load(e, HOST_A, at(HOST_A, offsetof(struct translate_slot, off)));
+    emit_op_rm(e, true, 0x03, HOST_A, CPU(page_rip));
+    emit_call_to(e, t->thunk.cache);
+    emit_load(e, HOST_C, slot);
+    emit_op_rr(e, true, 0x85, HOST_D, HOST_D);
+    u8 *miss = emit_jump(e, CC_E);
+    emit_store(e, at(HOST_C, offsetof(struct translate_slot, code)), HOST_D);
+    emit_op_ri(e, true, 4, HOST_A, -4096);
+    emit_op_rm(e, true, 0x87, HOST_A, CPU(page_rip)); /* xchg */
+    emit_op_rm(e, true, 0x03, HOST_A, CPU(map_key));
+    emit_store(e, at(HOST_C, offsetof(struct translate_slot, key)), HOST_A);
+    emit_bytes(e, "\xff\xe2", 2); /* jmp rdx */
+    emit_set_target(miss, e->at);
+    emit_op_rm(e, false, 0x8b, HOST_C, at(HOST_C, offsetof(struct translate_slot, off)));
+    emit_jump_to(e, CC_ALWAYS, t->thunk.leave_saved);
+}
+
+/*
+ * A return that is not to the address on top of the return stack. When one of the next frames has it, those
+ * above are dropped: somebody left several functions at once. Else the top one is, as hardware would, so that
+ * the stack stays in step after a change of stacks. The subroutine's own return address moves along.
+ */
+static void emit_ret_thunk(struct translate_cpu *t)
+{
+    struct emit *e = &t->emit;
+    enum { CODE = offsetof(struct return_frame, code), RIP = offsetof(struct return_frame, rip) };
+    u8 *found[RETURN_SCAN], *next[2];
+    t->thunk.ret = e->at;
+    emit_load(e, HOST_D, CPU(map_key));
+    for (i32 k = 1; k < (i32)RETURN_SCAN; k++) {
+        i32 frame = 8 + k * (i32)sizeof(struct return_frame);
+        emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_SP, frame + RIP));
+        next[0] = emit_jump(e, CC_NE);
+        emit_op_rm(e, true, 0x3b, HOST_D, at(HOST_SP, frame + (i32)offsetof(struct return_frame, map_key)));
+        next[1] = emit_jump(e, CC_NE);
+        emit_load(e, HOST_C, at(HOST_SP, 0));
+        emit_lea(e, HOST_SP, at(HOST_SP, frame));
+        found[k] = emit_jump(e, CC_ALWAYS);
+        emit_set_target(next[0], e->at);
+        emit_set_target(next[1], e->at);
+    }
+    emit_lea(e, HOST_C, at(HOST_SP, 8));
+    emit_op_rm(e, true, 0x3b, HOST_C, CPU(shadow_top));
+    u8 *empty = emit_jump(e, CC_AE);
+    emit_load(e, HOST_C, at(HOST_SP, 0));
+    emit_lea(e, HOST_SP, at(HOST_SP, sizeof(struct return_frame)));
+    emit_store(e, at(HOST_SP, 0), HOST_C);
+    emit_set_target(empty, e->at);
+    emit_jump_to(e, CC_ALWAYS, t->thunk.cache);
+    for (unsigned k = 1; k < RETURN_SCAN; k++)
+        emit_set_target(found[k], e->at);
+    emit_load(e, HOST_D, at(HOST_SP, CODE));
+    emit_store(e, at(HOST_SP, 0), HOST_C);
     emit8(e, 0xc3);
 }
 
@@ -181,8 +289,36 @@ void translate_emit_thunks(struct translate_cpu *t)
     emit_leave(t);
     emit_handlers(t);
     emit_lookup(t);
+    t->thunk.cache = t->emit.at;
+    emit_cache_lookup(&t->emit, t->thunk.lookup);
+    emit_slot(t);
+    emit_ret_thunk(t);
     emit_memory_thunks(t);
     t->after_thunks = t->emit.at;
+}
+
+/* --- memory --- */
+
+static int return_stack_init(struct translate_cpu *t, struct error *err)
+{
+    size_t size = RETURN_STACK_SLACK + RETURN_STACK_SIZE + PAGE_SIZE;
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return error_set_errno(err, errno, "no memory for a return stack");
+    t->return_stack = p;
+    t->soft.shadow_limit = t->return_stack + RETURN_STACK_SLACK;
+    t->soft.shadow_top = t->return_stack + RETURN_STACK_SLACK + RETURN_STACK_SIZE;
+    return 0;
+}
+
+static int pages_init(struct translate_cpu *t, struct error *err)
+{
+    struct memory *m = t->soft.vcpu->vm->memory;
+    t->by_page = calloc(m->ram_size >> PAGE_SHIFT, sizeof *t->by_page);
+    if (!t->by_page)
+        return error_set(err, ENOMEM, "no memory for the list of translated pages");
+    t->watch.kick = &t->soft.kick;
+    return memory_watch_add(m, &t->watch, err);
 }
 
 int translate_code_init(struct translate_cpu *t, struct error *err)
@@ -207,11 +343,16 @@ int translate_code_init(struct translate_cpu *t, struct error *err)
         return error_set(err, ENOMEM, "no memory for translated code");
     }
     translate_emit_thunks(t);
-    return 0;
+    int rc = return_stack_init(t, err);
+    return rc == 0 ? pages_init(t, err) : rc;
 }
 
 void translate_code_release(struct translate_cpu *t)
 {
+    memory_watch_remove(t->soft.vcpu->vm->memory, &t->watch);
+    free(t->by_page);
+    if (t->return_stack)
+        munmap(t->return_stack, RETURN_STACK_SLACK + RETURN_STACK_SIZE + PAGE_SIZE);
     if (t->code && t->emit.to_exec)
         munmap(t->code + t->emit.to_exec, t->code_size);
     if (t->code)

@@ -30,6 +30,7 @@ struct translate_options {
     u32 threshold;       /* runs of a block before it is translated */
     u32 code_size;       /* bytes of machine code at most */
     u32 no_chaining;     /* every block returns to the run loop */
+    u32 no_returns;      /* returns are not predicted */
     u32 live_flags;      /* take all flags as live everywhere: exact even in faults */
     u32 no_native;       /* every instruction through the interpreter's handler */
     u32 slow_memory;     /* every inline access to memory misses */
@@ -44,15 +45,25 @@ int translate_read_options(struct translate_options *o, struct error *err);
 
 /* --- translations --- */
 
+/*
+ * The ways into a block (T5): with the flags in the host's register or in arith_flags, with a look at
+ * soft_cpu.kick or without.
+ */
+enum entry { ENTRY_HOST, ENTRY_SAVED, ENTRY_HOST_CHECKED, ENTRY_SAVED_CHECKED, ENTRIES };
+#define ENTRY_CHECKED ENTRY_HOST_CHECKED /* the difference */
+#define ENTRY_PATCH 5u                   /* bytes of a jump */
+
 /* One block's machine code. */
 struct translation {
-    void *entry;      /* executable view */
-    u8 *gen_in_entry; /* writable view: where the page's generation stands in the code, negated ... */
-    u8 *gen_in_check; /* ... and as it is */
-    u32 gen;          /* what it is there */
-    u32 links;        /* the first exit that is patched to here; 0 is none */
-    u32 size;         /* bytes of code */
-    u32 runs;         /* entries from the run loop, counted in lock-step */
+    struct translation **link, *next; /* in the list of its page's; link is NULL: stale, not in the list */
+    struct block *block;
+    u8 *entry[ENTRIES]; /* writable view */
+    u8 *stale[2];       /* what the entries lead to when it is stale, by flags in the host or saved */
+    u8 original[ENTRIES][ENTRY_PATCH];
+    u8 *start; /* executable view */
+    u32 size;  /* bytes of code */
+    u32 links; /* the first exit that is patched to here; 0 is none */
+    u32 runs;  /* entries from the run loop, counted in lock-step */
 };
 
 /* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
@@ -60,7 +71,16 @@ struct translate_exit {
     u8 *patch; /* writable view: the 32-bit displacement */
     u64 gpa;   /* where it leads */
     u32 mode;
-    u32 next; /* of those that lead to the same translation */
+    u32 next;         /* of those that lead to the same translation */
+    enum entry entry; /* of the target */
+};
+
+/* A direct exit to another page: where it led, and with what soft_cpu.page_rip + map_key (T6). */
+struct translate_slot {
+    u64 key; /* 0: nowhere yet */
+    void *code;
+    i64 off; /* of the target, relative to the page */
+    u64 pad;
 };
 
 /* Instructions that the interpreter's handlers execute; ends with a pseudo instruction (T4). */
@@ -72,16 +92,42 @@ struct translate_group {
 
 #define ACCESS_SIZES 7 /* 1, 2, 4, ... 64 bytes */
 
-#define JUMP_CACHE_BITS 14
+/* Code by linear address (T7). Entries are 32 bytes because of how the index is made. */
+#define JUMP_CACHE_BITS 13
 struct jump_cache_entry {
+    u64 rip, map_key;
+    void *code;
+    u64 pad;
+};
+
+/* Code by guest-physical address and mode. */
+#define CODE_CACHE_BITS 14
+struct code_cache_entry {
     u64 key;
     void *code;
 };
 
+/* A prediction on the return stack, which grows down (T14). */
+struct return_frame {
+    void *code;
+    u64 rip, map_key;
+};
+#define RETURN_STACK_SIZE (1u << 20)
+#define RETURN_STACK_SLACK (64u << 10) /* below what translated code checks: for thunks and signals */
+#define RETURN_SCAN 8u                 /* frames looked through for one that was skipped to */
+
+#define TRANSLATE_EXITS_MAX (1u << 18)
+#define TRANSLATE_SLOTS_MAX (1u << 16)
+
 struct translate_cpu {
     struct soft_cpu soft; /* first: HOST_CPU points here */
     struct jump_cache_entry jump_cache[1 << JUMP_CACHE_BITS];
+    struct code_cache_entry code_cache[1 << CODE_CACHE_BITS];
+    struct translate_slot slots[TRANSLATE_SLOTS_MAX];
     struct translate_options options;
+    struct code_watch watch;
+    struct translation **by_page; /* those that are not stale, by RAM page */
+    u8 *return_stack;
     u32 epoch; /* of the interpreter's blocks, which the code was made from */
     bool full;
     u32 tries;        /* of translating */
@@ -92,20 +138,23 @@ struct translate_cpu {
     struct lockstep *lockstep;    /* lockstep.c, or NULL */
     u32 budget;                   /* in lock-step: blocks left to enter before translated code is left */
     struct translate_exit *exits; /* 0 is none */
-    u32 exit_count;
+    u32 exit_count, slot_count;
+    u32 map_epoch; /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
     struct {
         u32 (*enter)(struct soft_cpu *c, void *code); /* returns the exit's number */
-        u8 *handlers;                                 /* A: group. Returns to translated code or leaves it */
+        u8 *handlers;                                 /* A: group. Returns to translated code or leaves it;
+                                                         nothing else may be on the stack */
         u8 *leave;                  /* C: rip relative to the page, D: exit number, flags in the host's */
         u8 *leave_saved;            /* the same with flags in arith_flags */
-        u8 *lookup;                 /* A: guest address; D: its code or 0; flags and C lost */
+        u8 *lookup;                 /* A: guest address; D: its code or 0; flags, C lost. By the TLB */
+        u8 *cache;                  /* the same with a look into the jump cache before */
+        u8 *ret;                    /* the same for a return: moves to its frame, or off the first one */
+        u8 *slot;                   /* A: offset of a slot in translate_cpu that did not fit */
         u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
         u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
         u8 *range_miss[2][2][ACCESS_SIZES]; /* [CPL 3][write]; see emit_memory_thunks() */
     } thunk;
 };
-
-#define TRANSLATE_EXITS_MAX 65536u
 
 /* Room that a block needs at most. */
 #define TRANSLATE_BLOCK_CODE 24576u
@@ -116,8 +165,21 @@ int translate_code_init(struct translate_cpu *t, struct error *err);
 void translate_code_release(struct translate_cpu *t);
 void translate_emit_thunks(struct translate_cpu *t);
 
-/* Translates @b, setting b->code; leaves it alone when it cannot be. */
+/* Translates @b, setting b->code; leaves it alone when it cannot be. It is stale to begin with. */
 void translate_block(struct translate_cpu *t, struct block *b);
+
+/* T5: makes the entries lead to the block, or out to the run loop. */
+void translation_restore(struct translate_cpu *t, struct translation *code, u64 page);
+void translation_make_stale(struct translate_cpu *t, struct translation *code);
+
+/* Code for @la in the current mode (soft_cpu.mode_key) and mapping, for flags in arith_flags; or NULL. */
+void *translate_find(struct translate_cpu *t, u64 la);
+
+static inline void *translation_entry(const struct translate_cpu *t, const struct translation *code,
+                                      enum entry entry)
+{
+    return code->entry[entry] + t->emit.to_exec;
+}
 
 /* --- one block being translated --- */
 
@@ -160,10 +222,12 @@ struct slow_path {
     struct x87_last x87;
 };
 
-/* A way out of the block that is not inline. */
+/* A way out of the block that is not inline, or a detour. */
 struct way_out {
     u8 *jump;
-    i32 off; /* of the target, relative to the page */
+    i32 off;          /* of the target, relative to the page */
+    enum entry entry; /* of the target */
+    u8 *back;         /* not NULL: no way out, but the return stack is full */
 };
 
 /*
@@ -184,6 +248,7 @@ struct translator {
     struct emit *e;
     struct block *b;
     i32 block_off;      /* of the block in its page */
+    u8 *body;           /* where ENTRY_HOST leads */
     unsigned index;     /* of the instruction */
     bool flags_in_host; /* T2 */
     bool flags_saved;
@@ -196,7 +261,7 @@ struct translator {
     struct slow_path *slow; /* of the current instruction, made when needed */
     struct slow_path slow_paths[BLOCK_MAX_INSNS];
     unsigned slow_count;
-    struct way_out ways[BLOCK_MAX_INSNS + 4];
+    struct way_out ways[BLOCK_MAX_INSNS + 8];
     unsigned way_count;
     u8 vector_known; /* bit enum vector_class: known to be in host registers (T11) */
     struct x87_last x87_last;
@@ -307,11 +372,9 @@ void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecoded
 
 /* --- branch.c --- */
 
-void way_out_jump(struct translator *x, u8 cc, i32 off); /* to @off relative to the page, when @cc */
-void way_out(struct translator *x, i32 off);             /* the block ends here */
-void leave(struct translator *x, u8 *jump, i32 off);     /* what @jump of a way out goes to */
-
-void leave_saved(struct translator *x, i32 off); /* to the run loop at @off, flags saved */
+void way_out(struct translator *x, i32 off); /* the block ends here and goes on at @off of the page */
+void leave(struct translator *x, const struct way_out *w); /* the code of a way out */
+void leave_saved(struct translator *x, i32 off);           /* to the run loop at @off, flags saved */
 
 /* C: pointer to where a push goes. */
 void push_pointer(struct translator *x);
@@ -326,6 +389,10 @@ void emit_jmp(struct translator *x, const struct insn *i);
 void emit_call(struct translator *x, const struct insn *i);
 void emit_ret(struct translator *x);
 void emit_jcc(struct translator *x, const struct insn *i);
+
+/* A subroutine that looks into the jump cache for A and goes on to the one at @lookup when that has nothing.
+ */
+void emit_cache_lookup(struct emit *e, const u8 *lookup);
 
 /* --- vector.c, vector-state.c (T11, T12) --- */
 
