@@ -48,6 +48,7 @@ PROGRAM(p_endless, 64, "mov $1, %eax\n1: add $1, %rbx\njmp 1b");
 static void *pause_soon(void *vcpu)
 {
     atomic_fetch_or(&((struct vcpu *)vcpu)->requests, VCPU_REQ_PAUSE);
+    translate_engine.kick(vcpu);
     return NULL;
 }
 
