@@ -18,6 +18,7 @@ struct check {
     u64 clusters;    /* of the file, rounded up */
     u64 last_host;   /* of the cluster before, to see fragments */
     bool mend;       /* entries that point nowhere are cleared */
+    u64 descents;    /* into L2 tables that are left: a sound L1 table has each of them once */
     bool bad_tables; /* the refcount structure cannot be mended in place */
 };
 
@@ -126,7 +127,7 @@ static int check_l1(struct check *c, u64 offset, u64 *l1, u32 entries, bool acti
         if (!table)
             continue;
         if (cluster_aligned(c->q, table) && count_refs(c, table, c->q->cluster_size)) {
-            ret = check_l2(c, table, active);
+            ret = c->descents-- ? check_l2(c, table, active) : -EFBIG;
             continue;
         }
         c->out->corruptions++;
@@ -203,6 +204,7 @@ static int count_all(struct check *c)
     c->out->corruptions = c->out->leaks = 0;
     c->last_host = 0;
     c->bad_tables = false;
+    c->descents = c->clusters * (1 + (u64)q->header.snapshot_count) + 1;
     count_refs(c, 0, q->cluster_size);
     int ret = check_l1(c, q->header.l1_offset, q->l1, q->header.l1_size, true);
     if (ret == 0)
@@ -241,15 +243,44 @@ static int compare_one(struct check *c, u64 cluster, enum qcow2_repair repair)
     return ret;
 }
 
+/* How many clusters from @cluster on, behind the end of the file, are free, as whole slices tell quickly. */
+static int free_behind_end(struct qcow2 *q, u64 cluster, u64 *count)
+{
+    static const u8 zeroes[QCOW2_SLICE];
+    u64 block = cluster >> q->refblock_bits, in_block = cluster & MASK(q->refblock_bits);
+    u64 per_slice = (u64)q->refcounts.slice * 8 >> q->header.refcount_order;
+    struct table_slot *slot;
+    *count = 0;
+    if (!q->reftable[block]) {
+        *count = (1ull << q->refblock_bits) - in_block;
+        return 0;
+    }
+    if (cluster & (per_slice - 1))
+        return 0;
+    lock_acquire(&q->lock);
+    int ret = table_cache_get(
+        &q->refcounts, (q->reftable[block] & REFTABLE_OFFSET) + (in_block << q->header.refcount_order) / 8,
+        &slot);
+    if (ret == 0 && !memcmp(slot->data, zeroes, q->refcounts.slice))
+        *count = per_slice;
+    lock_drop(&q->lock);
+    return ret;
+}
+
+/* Behind the end of the file only where each block is known to describe one place. */
 static int compare(struct check *c, enum qcow2_repair repair)
 {
     struct qcow2 *q = c->q;
-    u64 described = (u64)q->reftable_len << q->refblock_bits, known = c->clusters;
+    u64 end = c->bad_tables ? 0 : (u64)q->reftable_len << q->refblock_bits, skip;
     int ret = 0;
-    for (u64 i = 0; i < MAX(known, described) && ret == 0; i++) {
-        if (i >= known && !q->reftable[i >> q->refblock_bits]) { /* nothing is said of these clusters */
-            i |= MASK(q->refblock_bits);
-            continue;
+    end = MAX(end, c->clusters);
+    for (u64 i = 0; i < end && ret == 0; i++) {
+        if (i >= c->clusters) {
+            ret = free_behind_end(q, i, &skip);
+            if (ret < 0 || skip) {
+                i += skip - 1;
+                continue;
+            }
         }
         ret = compare_one(c, i, repair);
         lock_acquire(&q->lock);

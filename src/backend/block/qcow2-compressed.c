@@ -6,6 +6,7 @@
 #include "backend/block/qcow2-internal.h"
 
 #define WINDOW_BITS 12
+#define ZSTD_WINDOW_BITS 22 /* twice the largest cluster: what a file can make zstd allocate */
 
 /* Must give a whole cluster; what follows it in the last sector is of no interest. */
 static int inflate_deflate(const u8 *in, size_t in_len, u8 *out, size_t out_len)
@@ -26,6 +27,7 @@ static int inflate_zstd(const u8 *in, size_t in_len, u8 *out, size_t out_len)
     ZSTD_DStream *z = ZSTD_createDStream();
     if (!z)
         return -ENOMEM;
+    (void)ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, ZSTD_WINDOW_BITS);
     while (to.pos < to.size) {
         size_t before = to.pos + from.pos, ret = ZSTD_decompressStream(z, &to, &from);
         if (ZSTD_isError(ret) || to.pos + from.pos == before)

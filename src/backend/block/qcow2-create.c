@@ -184,11 +184,10 @@ int qcow2_set_backing(struct block_device *b, const char *name, const char *form
 
 /* --- forgetting all data --- */
 
-int qcow2_empty(struct block_device *b, struct error *err)
+int qcow2_drop(struct qcow2 *q, u64 first, u64 end)
 {
-    struct qcow2 *q = qcow2_of(b);
     int ret = 0;
-    for (u64 c = 0, end = clusters_of(q, b->size); c < end && ret == 0; c++) {
+    for (u64 c = first; c < end && ret == 0; c++) {
         lock_acquire(&q->lock);
         if (!(q->l1[c >> q->l2_bits] & ENTRY_OFFSET)) {
             c |= MASK(q->l2_bits);
@@ -203,8 +202,13 @@ int qcow2_empty(struct block_device *b, struct error *err)
         if (ret == 0 && commit)
             ret = qcow2_commit(q);
     }
-    if (ret == 0)
-        ret = qcow2_commit(q);
+    return ret < 0 ? ret : qcow2_commit(q);
+}
+
+int qcow2_empty(struct block_device *b, struct error *err)
+{
+    struct qcow2 *q = qcow2_of(b);
+    int ret = qcow2_drop(q, 0, clusters_of(q, b->size));
     return ret < 0 ? error_set_errno(err, -ret, "cannot empty '%s'", b->path) : 0;
 }
 

@@ -263,6 +263,11 @@ int qcow2_fix_copied(struct qcow2 *q, u64 *mended);
 /* Replaces the active L1 table by @l1 of @entries, in new clusters. Takes @l1. */
 int qcow2_replace_l1(struct qcow2 *q, u64 *l1, u32 entries, u64 size);
 
+/* --- qcow2-create.c --- */
+
+/* Guest clusters [first, end) are no longer mapped to anything. Commits. */
+int qcow2_drop(struct qcow2 *q, u64 first, u64 end);
+
 /* --- qcow2.c --- */
 
 int qcow2_execute(struct block_device *b, const struct block_request *r);

@@ -241,6 +241,9 @@ void qcow2_free_now(struct qcow2 *q, u64 host, u64 count)
 
 /* --- allocation --- */
 
+/* Refcounts that say that so much behind the end of the file is in use are not to be believed. */
+#define MAX_BEHIND_END (1ull << 20)
+
 static bool overlaps(u64 a, u64 alen, u64 b, u64 blen)
 {
     return a < b + blen && b < a + alen;
@@ -258,6 +261,8 @@ bool qcow2_overlaps_metadata(const struct qcow2 *q, u64 host, u64 len)
 static int is_free(struct qcow2 *q, u64 cluster, bool *free)
 {
     u64 count;
+    if (cluster > (q->file_end >> q->header.cluster_bits) + MAX_BEHIND_END)
+        return -EIO;
     int ret = need_refblock(q, cluster);
     if (ret == 0)
         ret = qcow2_refcount_get(q, cluster, &count);

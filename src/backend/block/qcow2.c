@@ -684,10 +684,7 @@ static int grow(struct qcow2 *q, u64 size)
 
 static int shrink(struct qcow2 *q, u64 size)
 {
-    struct block_request r = {.op = BLOCK_DISCARD, .offset = size, .len = q->base.size - size};
-    int ret = q->header.version < 3 && q->backing ? 0 : execute_discard(q, &r);
-    if (ret == 0)
-        ret = qcow2_commit(q);
+    int ret = qcow2_drop(q, clusters_of(q, size), clusters_of(q, q->base.size));
     if (ret < 0)
         return ret;
     q->header.size = size;
