@@ -461,7 +461,7 @@ static void engine_open(struct engine *e, const struct setup *s, unsigned queues
     if (!e->disk)
         die("%s", err.text);
     e->sectors = e->disk->size / SECTOR;
-    e->stripe = queues == 1 ? e->sectors : 1 + below(400);
+    e->stripe = queues == 1 ? e->sectors : 1 + below(MIN(400ull, e->sectors / queues));
     for (unsigned i = 0; i < queues; i++)
         if (posix_memalign((void **)&e->slot[i].buf, 4096, MAX_REQUEST))
             die("out of memory");
@@ -593,7 +593,7 @@ static void read_all(const struct setup *s, u8 *ours, u8 *theirs)
         die("%s", err.text);
     u64 size = b->size;
     if (block_read(b, 0, ours, size) < 0)
-        die("%s: cannot read", s->path);
+        die("%s: cannot read it", s->path);
     block_close(b);
     (void)snprintf(raw, sizeof raw, "%s.raw", s->path);
     if (shell("qemu-img convert -f qcow2 -O raw %s %s", s->path, raw))

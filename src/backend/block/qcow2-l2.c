@@ -155,7 +155,8 @@ static int map(struct qcow2 *q, u64 offset, u64 len, bool cached, struct map_ext
             break;
     e->len = MIN(len, (n << q->header.cluster_bits) - in_cluster);
     e->host += e->kind == MAP_NORMAL ? in_cluster : 0;
-    if (e->in_place && qcow2_overlaps_metadata(q, e->host, e->len))
+    /* Clusters that are kept for zeroes need not follow each other: only the first is ever used from here. */
+    if (e->in_place && qcow2_overlaps_metadata(q, e->host, e->kind == MAP_NORMAL ? e->len : q->cluster_size))
         return -EIO;
     return 0;
 }
