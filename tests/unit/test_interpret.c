@@ -244,6 +244,10 @@ PROGRAM(p_operand_fxrstor, 64, "fxrstor 16(%rbp); fxrstor 16(%rbx)");
 PROGRAM(p_operand_addl, 64, "addl $1, 4(%rbp); addl $1, 4(%rbx)");
 PROGRAM(p_operand_cmpxchg16b, 64, "cmpxchg16b 16(%rbp); cmpxchg16b 16(%rbx)");
 PROGRAM(p_operand_ljmp, 64, "ljmp *4(%rbp); ljmp *4(%rbx)");
+/* Of the prefixes only those of FS and GS count in 64-bit mode. */
+PROGRAM(p_operand_prefix, 64, ".byte 0x3e; mov 4(%rbp), %rax; .byte 0x36; mov 4(%rbx), %rax");
+PROGRAM(p_operand_prefix_native, 64, ".byte 0x26; movups 4(%rbp), %xmm1; .byte 0x36; movups 4(%rbx), %xmm1");
+PROGRAM(p_operand_fs, 64, "mov 4(%rbp), %rax; nop; .byte 0x64; mov 4(%rbp), %rax");
 PROGRAM(p_operand_movups, 64, "movups 4(%rbp), %xmm1; movups 4(%rbx), %xmm1");
 
 /* Each program is two encodings of the same length. */
@@ -258,7 +262,8 @@ static void operands_on_a_non_canonical_stack_are_ss(void **state)
         {CODE(mov_to_seg)}, {CODE(mov_from_seg)}, {CODE(lss)},  {CODE(lar)},    {CODE(verr)},
         {CODE(lldt)},       {CODE(ltr)},          {CODE(sldt)}, {CODE(str)},    {CODE(lgdt)},
         {CODE(sidt)},       {CODE(lmsw)},         {CODE(smsw)}, {CODE(fxsave)}, {CODE(fxrstor)},
-        {CODE(addl)},       {CODE(cmpxchg16b)},   {CODE(ljmp)}, {CODE(movups)},
+        {CODE(addl)},       {CODE(cmpxchg16b)},   {CODE(ljmp)}, {CODE(prefix)}, {CODE(prefix_native)},
+        {CODE(fs)},         {CODE(movups)},
     };
     machine_mode64(m);
     GPR(m, RBP) = GPR(m, RBX) = 0x8000000000000000;
