@@ -154,12 +154,15 @@ struct fields {
     u8 reg, rm, index, vvvv, aaa; /* reg, vvvv: 5 bits; rm, index: 4 bits (5 for EVEX registers) */
     u8 mod, scale;
     bool sib, addr32;
+    u8 extra[2], extras; /* prefixes that may mean nothing */
 };
 
 static void emit_prefixes(struct bytes *o, const struct form *f, const struct fields *v, bool mode32)
 {
     static const u8 mandatory[] = {0, 0x66, 0xf3, 0xf2};
     u8 r = (v->reg >> 3) & 1, x = (v->index >> 3) & 1, b = (v->rm >> 3) & 1;
+    for (unsigned i = 0; i < v->extras; i++)
+        emit(o, v->extra[i]);
     if (v->addr32)
         emit(o, 0x67);
     if (f->encoding == ENC_LEGACY) {
@@ -836,6 +839,18 @@ static void place_operands(struct placing *p)
 
 /* --- instances --- */
 
+/* Segments that change nothing, operand sizes and repeats where there is no such thing, a REX too early. */
+static void random_prefixes(struct isa_generator *g, const struct form *f, struct fields *v)
+{
+    static const u8 any[] = {0x26, 0x2e, 0x36, 0x3e, 0x66, 0xf2, 0xf3, 0x40, 0x41, 0x44, 0x48, 0x4f};
+    unsigned count = f->encoding != ENC_LEGACY ? 4 : g->mode32 ? 7 : ARRAY_SIZE(any);
+    v->extras = (u8)(chance(g, 90) ? 0 : 1 + below(g, ARRAY_SIZE(v->extra)));
+    if (f->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
+        v->extras = 0; /* AMD's go to MMX state even when the segment forbids the store */
+    for (unsigned i = 0; i < v->extras; i++)
+        v->extra[i] = any[below(g, count)];
+}
+
 static void random_fields(struct isa_generator *g, const struct form *f, struct fields *v)
 {
     unsigned width = g->mode32 ? 8 : 16;
@@ -851,6 +866,7 @@ static void random_fields(struct isa_generator *g, const struct form *f, struct 
     if (v->sib)
         v->rm = (u8)((v->rm & 8) | 4);
     v->addr32 = f->mem && !g->mode32 && chance(g, 4);
+    random_prefixes(g, f, v);
 }
 
 /* The SIB byte's base is drawn anew (encode() repeats rm there). */
@@ -864,7 +880,7 @@ static bool instance(struct isa_generator *g, const struct form *f, struct placi
         if (tries >= 8 && !f->mem)
             v.rm = (u8)((v.rm & 8) | f->rm);
         if (tries >= 12)
-            v.vvvv = 0;
+            v.vvvv = v.extras = 0;
         if (tries >= 16)
             v.reg = f->reg | (tries & 1 ? 3 : 0), v.rm = f->mem ? 4 : f->rm, v.sib = f->mem, v.index = 1,
             v.mod = f->mem ? 0 : 3;
