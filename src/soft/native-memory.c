@@ -192,6 +192,25 @@ static u64 active_elements(const struct soft_cpu *c, const struct native_stub *s
     }
 }
 
+bool native_is_masked(const struct native_stub *stub)
+{
+    return stub->run == native_run_masked || stub->run == native_run_vsib;
+}
+
+unsigned native_masked_bytes(struct soft_cpu *c, const struct native_stub *stub, unsigned *first)
+{
+    *first = 0;
+    if (stub->run != native_run_masked)
+        return 0;
+    if (stub->whole)
+        return stub->mem_size;
+    u64 active = active_elements(c, stub);
+    if (!active)
+        return 0;
+    *first = (unsigned)__builtin_ctzll(active) * stub->element_size;
+    return (64 - (unsigned)__builtin_clzll(active)) * stub->element_size - *first;
+}
+
 static void run_elements(struct soft_cpu *c, const struct native_stub *stub, u64 la, u64 active)
 {
     u8 *buf = native_bounce(stub->cache, la);

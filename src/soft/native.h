@@ -56,6 +56,12 @@ void native_run(struct soft_cpu *c, const struct native_stub *stub, u64 la);
 /* Does it read or write arithmetic flags? If not, state.rflags may be stale. */
 bool native_uses_flags(const struct native_stub *stub);
 
+/* Does a mask, or do the indices of a vector SIB, say what of the memory operand is accessed? */
+bool native_is_masked(const struct native_stub *stub);
+
+/* How many bytes a mask, as it is now, lets access, from *@first on; 0 also for a vector SIB. */
+unsigned native_masked_bytes(struct soft_cpu *c, const struct native_stub *stub, unsigned *first);
+
 /* Installs the handlers for SIGFPE, SIGSEGV, SIGILL and SIGBUS raised inside stubs; once a process. */
 int native_install_signals(struct error *err);
 

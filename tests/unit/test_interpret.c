@@ -619,6 +619,22 @@ static void protected_mode_with_flat_segments(void **state)
     assert_int_equal(m->s->seg[X86_ES].selector, 16);
 }
 
+PROGRAM(p_arpl_code, 32, "mov $2, %ecx; mov $0x20000, %ebx; arpl %cx, %cs:(%ebx)");
+
+/* A code segment cannot be written; ARPL writes only where it raises the RPL. */
+static void arpl_writes_only_what_changes(void **state)
+{
+    struct machine *m = *state;
+    machine_mode32(m);
+    put_le32(guest(m, DATA_AT), 0x13);
+    assert_int_equal(machine_vector(machine_run_program(m, p_arpl_code)), -1);
+    assert_int_equal(m->s->rflags & X86_ZF, 0);
+    put_le32(guest(m, DATA_AT), 0x11);
+    m->s->rip = CODE_AT;
+    assert_int_equal(machine_vector(machine_run_program(m, p_arpl_code)), X86_GP);
+    assert_int_equal(get_le32(guest(m, DATA_AT)), 0x11);
+}
+
 PROGRAM(p_limit, 32, "mov 0x234(%ebx), %eax; mov 0x1000(%ebx), %eax; mov 0xffe(%ebx), %eax");
 
 static void segment_limits_in_protected_mode(void **state)
@@ -840,6 +856,7 @@ int main(void)
         T(accesses_across_pages),
         T(a_write_into_a_missing_second_page_changes_nothing),
         T(non_canonical_addresses),
+        T(arpl_writes_only_what_changes),
         T(a_debug_trap_that_is_due_comes_before_the_next_instruction),
         T(operands_on_a_non_canonical_stack_are_ss),
         T(other_faults_of_operands_on_the_stack_stay_gp),

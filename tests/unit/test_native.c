@@ -348,6 +348,33 @@ static void real_mode_environment_is_14_bytes(void **state)
 /* --- outside 64-bit mode --- */
 
 /* VEX.W1, which would be VMOVQ from RAX in 64-bit mode */
+PROGRAM(p_vmaskmov_extra, 32, "mov $0x20000,%edi; vmaskmovps %xmm0,%xmm1,%es:(%edi)");
+PROGRAM(p_vmaskmov_code, 32, "mov $0x20000,%edi; vmaskmovps %xmm0,%xmm1,%cs:(%edi)");
+
+static void what_is_masked_out_raises_nothing_of_its_segment(void **state)
+{
+    struct machine *m = *state;
+
+    if (!cpuid_has(&m->cpuid, CPUID_AVX))
+        return;
+    machine_mode32(m);
+    m->s->cr4 |= X86_CR4_OSXSAVE;
+    m->s->xcr0 = m->cpuid.xcr0_mask;
+    memset(m->s->fpu.vec[1], 0, 16);
+    assert_int_equal(machine_vector(machine_run_program(m, p_vmaskmov_code)), -1);
+    m->s->fpu.vec[1][7] = 0x80;
+    m->s->rip = CODE_AT;
+    assert_int_equal(machine_vector(machine_run_program(m, p_vmaskmov_code)), X86_GP);
+    /* All that is selected lies within the limit. */
+    m->s->seg[X86_ES].limit = DATA_AT + 7;
+    interpret_engine.state_changed(m->vcpu);
+    m->s->rip = CODE_AT;
+    assert_int_equal(machine_vector(machine_run_program(m, p_vmaskmov_extra)), -1);
+    m->s->fpu.vec[1][11] = 0x80;
+    m->s->rip = CODE_AT;
+    assert_int_equal(machine_vector(machine_run_program(m, p_vmaskmov_extra)), X86_GP);
+}
+
 /* vpinsrd $1,%eax,%xmm0,%xmm1 and vpextrd $1,%xmm1,%ecx with W set, which is ignored but by AMD's */
 PROGRAM(p_vpinsrd_w1, 32, "mov $-2,%eax; .byte 0xc4,0xe3,0xf9,0x22,0xc8,0x01, 0xc4,0xe3,0xf9,0x16,0xc9,0x01");
 
@@ -669,6 +696,7 @@ int main(void)
         TEST(gather_keeps_what_was_done_before_a_fault),
         TEST(environment_names_the_guests_instruction_and_operand),
         TEST(real_mode_environment_is_14_bytes),
+        TEST(what_is_masked_out_raises_nothing_of_its_segment),
         TEST(w_of_vpinsrd_and_vpextrd_is_ignored_in_32_bit_code_but_by_amd),
         TEST(vex_w_is_ignored_for_general_registers_in_32_bit_mode),
         TEST(operand_size_is_the_guests_in_16_bit_code),

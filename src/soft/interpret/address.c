@@ -102,6 +102,12 @@ H(ea_any)
     OPERATE(linear(c, i, s, offset(c, i, s)));
 }
 
+/* The operation looks at the segment itself. */
+H(ea_unchecked)
+{
+    OPERATE((u32)(s->seg[i->seg].base + offset(c, i, s)));
+}
+
 /* BT and friends: the bit number in r2 selects an operand-sized unit relative to the address. */
 H(ea_bit_string)
 {

@@ -172,6 +172,10 @@ bool decode_native(struct decode *d)
     if (!i->stub)
         return false;
     handler *h = native_uses_flags(i->stub) ? insn_native : insn_native_no_flags;
+    if (i->fn == ea_any && !decode_is64(d) && native_is_masked(i->stub)) {
+        i->fn = ea_unchecked;
+        h = insn_native_masked;
+    }
     if (d->mem)
         i->op = h;
     else

@@ -8,6 +8,7 @@
 handler ea_base_64, ea_index_64, ea_scaled_64, ea_rip_64, ea_abs_64, ea_segment_64;
 handler ea_base_32, ea_index_32; /* 32-bit addresses where segments are flat */
 handler ea_any;                  /* everything */
+handler ea_unchecked;            /* the segment is left to the operation; not in 64-bit mode */
 handler ea_offset;               /* LEA: no segment */
 handler ea_bit_string;           /* BT m, r and its kind */
 
@@ -61,7 +62,7 @@ extern handler *const string_movs[4],
 handler cmpxchg8b, cmpxchg16b;
 
 /* system-insns.c */
-handler insn_ud, insn_gp, insn_native, insn_native_no_flags;
+handler insn_ud, insn_gp, insn_native, insn_native_no_flags, insn_native_masked;
 handler mov_from_seg_r, mov_from_seg_m, mov_to_seg_r, mov_to_seg_m, load_far_pointer;
 handler insn_in_imm, insn_in_dx, insn_out_imm, insn_out_dx;
 handler insn_int, insn_int3, insn_into, insn_int1, insn_bound, insn_arpl_r, insn_arpl_m;

@@ -53,6 +53,13 @@ static bool how_rm(struct decode *d, const struct rule *r)
     return place(d, d->mem ? r->m : r->r);
 }
 
+/* ARPL writes its operand only when it changes it, and looks at the segment's rights then. */
+static bool how_arpl(struct decode *d, const struct rule *r)
+{
+    d->i->flags &= (u8)~INSN_WRITE;
+    return how_rm(d, r);
+}
+
 static bool how_undefined(struct decode *d, const struct rule *r)
 {
     return false;
@@ -707,7 +714,7 @@ const struct rule decode_rules[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     SELECTOR(LSL, insn_lsl),
     RM(VERR, insn_verr_r, insn_verr_m),
     RM(VERW, insn_verw_r, insn_verw_m),
-    RM(ARPL, insn_arpl_r, insn_arpl_m),
+    M(ARPL) = {.how = how_arpl, .r = insn_arpl_r, .m = insn_arpl_m},
 
     /* translation, bases */
     M(INVLPG) = {.how = how_invlpg, .m = insn_invlpg, .flags = RULE_END},

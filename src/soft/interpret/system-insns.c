@@ -46,6 +46,16 @@ H(insn_native_no_flags)
     NEXT;
 }
 
+/* Outside 64-bit mode, with @la not checked yet: what is masked out raises nothing of its segment either. */
+H(insn_native_masked)
+{
+    unsigned first, size = native_masked_bytes(c, i->stub, &first);
+    if (size)
+        segment_linear(c, s, i->seg, (u32)(la - s->seg[i->seg].base + first), size,
+                       i->flags & INSN_WRITE ? SOFT_WRITE : SOFT_READ);
+    return insn_native_no_flags(c, i, s, la);
+}
+
 /* --- segment registers; r2 or r is the enum x86_seg --- */
 
 SYSTEM_MILD(mov_from_seg_r, reg_set(s, i->r, s->seg[i->r2].selector, i->size))
@@ -164,8 +174,10 @@ H(insn_arpl_m)
     state_publish(c, i, s);
     require_protected(c);
     u16 v = arpl(c, s, soft_read16(c, la), reg_get16(s, i->r2), &raise);
-    if (raise)
+    if (raise) {
+        segment_linear(c, s, i->seg, (u32)(la - s->seg[i->seg].base), 2, SOFT_WRITE);
         soft_write16(c, la, v);
+    }
     set_zf(s, raise);
     state_adopt(c, s);
     AFTER_WRITE;
