@@ -41,12 +41,79 @@ bool translate_writes_flags(const ZydisDecodedInstruction *z)
     return flags_written(z) != 0;
 }
 
-/* Undefined flags may be what they were before; not so AF after logic, which all CPUs clear. */
-bool translate_kills_flags(const ZydisDecodedInstruction *z)
+/* Instructions that leave flags undefined, which means: overwritten or left alone, as the host's CPU does it.
+ */
+enum undefined {
+    UNDEFINED_SHIFT,
+    UNDEFINED_DOUBLE_SHIFT,
+    UNDEFINED_DIV,
+    UNDEFINED_SCAN,
+    UNDEFINED_BMI,
+    UNDEFINED_OTHER
+};
+
+static enum undefined undefined_kind(ZydisMnemonic m)
 {
+    switch (m) {
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR: return UNDEFINED_SHIFT;
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD: return UNDEFINED_DOUBLE_SHIFT;
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV: return UNDEFINED_DIV;
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR: return UNDEFINED_SCAN;
+    case ZYDIS_MNEMONIC_ANDN:
+    case ZYDIS_MNEMONIC_BLSR:
+    case ZYDIS_MNEMONIC_BLSI:
+    case ZYDIS_MNEMONIC_BLSMSK: return UNDEFINED_BMI;
+    default: return UNDEFINED_OTHER;
+    }
+}
+
+/* The arithmetic flags after @insns on EAX, which were all 0 or all 1 before. */
+#define FLAGS_AFTER(before, insns)                                        \
+    ({                                                                    \
+        u64 after_, before_ = (before) ? ARITH : 0;                       \
+        __asm__ volatile("lea -128(%%rsp), %%rsp; push %1; popfq; " insns \
+                         "; pushfq; pop %0; lea 128(%%rsp), %%rsp"        \
+                         : "=&r"(after_)                                  \
+                         : "r"(before_)                                   \
+                         : "rax", "rcx", "rdx", "cc");                    \
+        (u32) after_ &ARITH;                                              \
+    })
+#define OVERWRITES(insns) (FLAGS_AFTER(false, insns) == FLAGS_AFTER(true, insns))
+
+u32 flags_probe(void)
+{
+    u32 kills = 0;
+    if (OVERWRITES("mov $7, %%eax; shl $1, %%eax") && OVERWRITES("mov $7, %%eax; shr $3, %%rax") &&
+        OVERWRITES("mov $7, %%eax; sar $1, %%eax") && OVERWRITES("mov $7, %%eax; shl $5, %%ax"))
+        kills |= BIT(UNDEFINED_SHIFT);
+    if (OVERWRITES("mov $7, %%eax; shld $3, %%eax, %%eax") &&
+        OVERWRITES("mov $7, %%eax; shrd $1, %%rax, %%rax"))
+        kills |= BIT(UNDEFINED_DOUBLE_SHIFT);
+    if (OVERWRITES("xor %%edx, %%edx; mov $7, %%eax; lea -4(%%rax), %%ecx; div %%ecx") &&
+        OVERWRITES("cltd; mov $7, %%eax; mov $0, %%edx; mov $3, %%ecx; idiv %%rcx"))
+        kills |= BIT(UNDEFINED_DIV);
+    if (OVERWRITES("mov $8, %%eax; bsf %%eax, %%ecx") && OVERWRITES("mov $0, %%eax; bsr %%rax, %%rcx"))
+        kills |= BIT(UNDEFINED_SCAN);
+    if (__builtin_cpu_supports("bmi") && OVERWRITES("mov $7, %%eax; andn %%eax, %%eax, %%ecx") &&
+        OVERWRITES("mov $7, %%eax; blsr %%rax, %%rcx"))
+        kills |= BIT(UNDEFINED_BMI);
+    return kills;
+}
+
+bool translate_kills_flags(const struct translator *x)
+{
+    const ZydisDecodedInstruction *z = &x->z;
     u32 undefined = z->cpu_flags ? z->cpu_flags->undefined & ARITH : 0;
-    return flags_written(z) == ARITH && !may_leave_flags(z) &&
-           (!undefined || z->meta.category == ZYDIS_CATEGORY_LOGICAL);
+    if (flags_written(z) != ARITH || may_leave_flags(z))
+        return false;
+    /* AF after logic is undefined in name only: all CPUs clear it. */
+    return !undefined || z->meta.category == ZYDIS_CATEGORY_LOGICAL ||
+           (x->t->flags_killed & BIT(undefined_kind(z->mnemonic)));
 }
 
 /* --- what is live, and what can be had again (T3) --- */
@@ -135,7 +202,7 @@ void flags_note(struct translator *x, unsigned n)
         *now = (struct flag_recipe){REDO_NOTHING};
         return;
     }
-    bool kills = translate_kills_flags(&x->z);
+    bool kills = translate_kills_flags(x);
     if (!translate_reads_flags(&x->z) && (!may_fault(x) || now->what != REDO_NOTHING))
         x->flag_use[n] = kills ? FLAGS_KILLED : FLAGS_LEFT;
     for (unsigned k = 0; k < x->z.operand_count; k++)
@@ -228,7 +295,8 @@ void flags_load(struct translator *x)
 void flags_before(struct translator *x)
 {
     const ZydisDecodedInstruction *z = &x->z;
-    if (translate_reads_flags(z) || (translate_writes_flags(z) && !translate_kills_flags(z)))
+    if (translate_reads_flags(z) ||
+        (translate_writes_flags(z) && !translate_kills_flags(x) && x->live[x->index + 1]))
         flags_load(x);
 }
 

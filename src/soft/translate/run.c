@@ -285,6 +285,7 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     if (t->options.block_insns)
         t->soft.interpret->max_insns = MIN(t->options.block_insns, (u32)BLOCK_MAX_INSNS);
     vector_init(&t->soft);
+    t->flags_killed = flags_probe();
     reset(t);
     return 0;
 }

@@ -128,7 +128,8 @@ struct translate_cpu {
     struct code_watch watch;
     struct translation **by_page; /* those that are not stale, by RAM page */
     u8 *return_stack;
-    u32 epoch; /* of the interpreter's blocks, which the code was made from */
+    u32 epoch;        /* of the interpreter's blocks, which the code was made from */
+    u32 flags_killed; /* see flags_probe() */
     bool full;
     u32 tries;        /* of translating */
     u8 *code, *arena; /* writable view; groups and translations */
@@ -306,7 +307,8 @@ bool lockstep_run(struct translate_cpu *t, struct block *b, u32 *left_by);
 
 bool translate_reads_flags(const ZydisDecodedInstruction *z);
 bool translate_writes_flags(const ZydisDecodedInstruction *z);
-bool translate_kills_flags(const ZydisDecodedInstruction *z);
+bool translate_kills_flags(const struct translator *x);
+u32 flags_probe(void); /* for translate_cpu.flags_killed: what the host's CPU does with undefined flags */
 
 void flags_save(struct translator *x); /* before code that destroys them, where they are live */
 void flags_destroyed(struct translator *x);
