@@ -78,21 +78,38 @@ static bool has_modrm(const ZydisDecodedInstruction *z)
     return z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
 }
 
+static bool written(const ZydisDecodedOperand *op)
+{
+    return op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+}
+
+static bool has_high_byte(const struct translator *x)
+{
+    for (unsigned n = 0; n < x->z.operand_count_visible; n++)
+        if (x->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER && high_byte(x->op[n].reg.value))
+            return true;
+    return false;
+}
+
+/* With AH and its kind: through copies of the registers, so no more than one of them may change. */
+static bool high_operands(const struct translator *x)
+{
+    unsigned changed = 0;
+    for (unsigned n = 0; n < x->z.operand_count_visible; n++)
+        changed += x->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER && written(&x->op[n]);
+    return x->z.address_width == 64 && changed <= 1 && x->z.mnemonic != ZYDIS_MNEMONIC_CMPXCHG;
+}
+
 static bool general_known(const struct translator *x, const struct insn *i)
 {
     struct encoding n;
     bool acc;
     const ZydisDecodedOperand *m = memory_operand(x);
-    if (!plain_operands(x) || !general_encoding(x, i, &n))
+    if (!(has_high_byte(x) ? high_operands(x) : plain_operands(x)) || !general_encoding(x, i, &n))
         return false;
     if (m && m->mem.base == ZYDIS_REGISTER_RIP && rip_disp(x, i, m) != (i32)rip_disp(x, i, m))
         return false;
     return has_modrm(&x->z) ? true : add_modrm(&n, &acc);
-}
-
-static bool written(const ZydisDecodedOperand *op)
-{
-    return op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 }
 
 /* Is its old value of no interest? */
@@ -132,6 +149,26 @@ static void put_back(struct translator *x, const struct placed *p)
         emit_store(x->e, far_gpr(p->guest), p->host);
 }
 
+/* High bytes have no encoding beside the registers above RBX: their registers are copied to ones that do. */
+static struct placed place_high(struct translator *x, const ZydisDecodedOperand *op, unsigned tmp)
+{
+    struct placed p = {.op = op};
+    if (!op)
+        return p;
+    p.guest = gpr_of(op->reg.value);
+    unsigned host = gpr_get(x, p.guest, tmp);
+    if (host != tmp)
+        emit_mov(x->e, tmp, host);
+    p.host = high_byte(op->reg.value) ? tmp + 4 : tmp;
+    return p;
+}
+
+static void put_back_high(struct translator *x, const struct placed *p)
+{
+    if (p->op && written(p->op))
+        gpr_set(x, p->guest, p->host & 3);
+}
+
 static bool counts_in_cl(const struct translator *x)
 {
     for (unsigned n = 1; n < x->z.operand_count_visible; n++)
@@ -139,6 +176,24 @@ static bool counts_in_cl(const struct translator *x)
             x->op[n].encoding == ZYDIS_OPERAND_ENCODING_NONE)
             return true;
     return false;
+}
+
+/* D and A stand for the registers: they need no REX. */
+static void emit_high(struct translator *x, struct encoding *n, const ZydisDecodedOperand *reg,
+                      const ZydisDecodedOperand *rm, bool memory)
+{
+    struct placed pr = place_high(x, reg, HOST_D), pm = place_high(x, rm, HOST_A);
+    if (counts_in_cl(x))
+        emit_op_rr(x->e, false, 0x89, translate_host_reg[X86_RCX], HOST_C);
+    if (reg)
+        n->reg = (u8)pr.host;
+    if (memory)
+        emit_rm(x->e, n, at(HOST_C, 0));
+    else
+        emit_rr(x->e, n, pm.host);
+    put_back_high(x, &pr);
+    put_back_high(x, &pm);
+    flags_after(x);
 }
 
 /* B8 with a 64-bit immediate. */
@@ -186,6 +241,10 @@ static void emit_general(struct translator *x, const struct insn *i)
     if (m)
         emit_pointer(x, i, m);
     flags_before(x);
+    if (has_high_byte(x)) {
+        emit_high(x, &n, reg, rm, m);
+        return;
+    }
     struct placed pr = place(x, reg, HOST_D), pm = place(x, rm, HOST_A),
                   pv = place(x, vvvv, m ? HOST_A : HOST_C);
     if (counts_in_cl(x))
@@ -397,7 +456,7 @@ static enum kind kind_of(const struct translator *x)
             : M(BLSMSK)
             : M(BZHI) : M(SHLX) : M(SHRX) : M(SARX) : M(RORX) : M(PEXT) : M(PDEP) : return GENERAL;
         M(BSWAP) : return z->operand_width >= 32 ? GENERAL : UNKNOWN;
-        M(XCHG) : M(XADD) : return m ? GENERAL : UNKNOWN;
+        M(XCHG) : M(XADD) : return GENERAL;
         M(SHL)
             : M(SHR)
             : M(SAR)

@@ -22,7 +22,7 @@ const ZydisDecodedOperand *operand_in(const struct translator *x, ZydisOperandEn
     return NULL;
 }
 
-static bool high_byte(ZydisRegister r)
+bool high_byte(ZydisRegister r)
 {
     return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
 }

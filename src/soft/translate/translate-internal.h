@@ -343,6 +343,7 @@ const ZydisDecodedOperand *operand_in(const struct translator *x, ZydisOperandEn
 bool plain_operands(const struct translator *x); /* none that the general way cannot do */
 
 bool gpr_is_plain(ZydisRegister r); /* a general register or its low part */
+bool high_byte(ZydisRegister r);
 unsigned gpr_of(ZydisRegister r);   /* number of the guest register that @r is or is part of */
 bool is_far(unsigned r);
 struct address far_gpr(unsigned r);
