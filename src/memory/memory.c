@@ -16,6 +16,8 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include "base/mapping.h"
+
 #define MIB (1ull << 20)
 
 /* RAM is sparse, so more than what is free is fine; more than there is can only end in SIGBUS. */
@@ -39,12 +41,10 @@ static int map_ram(struct memory *m, struct error *err)
         return error_set_errno(err, errno, "cannot create a memfd for guest RAM");
     if (ftruncate(m->fd, (off_t)m->ram_size) < 0)
         return error_set_errno(err, errno, "cannot get %llu MiB of guest RAM", mib);
-    void *p = mmap(NULL, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+    void *p = mapping_huge(m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd);
     if (p == MAP_FAILED)
         return error_set_errno(err, errno, "cannot map %llu MiB of guest RAM", mib);
     m->ram = p;
-    /* Both are wishes: the host's shmem_enabled decides about the first. */
-    madvise(p, m->ram_size, MADV_HUGEPAGE);
     madvise(p, m->ram_size, MADV_DONTDUMP);
     return 0;
 }

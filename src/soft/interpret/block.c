@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "base/mapping.h"
 
 #define ARENA_SIZE (64u << 20)
 #define WRITES_BEFORE_UNMARK 32
@@ -30,8 +31,7 @@ int block_cache_init(struct interpret_private *p, struct error *err)
     p->scratch = calloc(1, BLOCK_MAX_SIZE);
     if (!p->hash || !p->scratch)
         return error_set(err, ENOMEM, "no memory for the block cache");
-    p->arena =
-        mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    p->arena = mapping_huge(ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, -1);
     if (p->arena == MAP_FAILED) {
         p->arena = NULL;
         return error_set_errno(err, errno, "cannot map the block cache");

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/mapping.h"
 #include "soft/translate/translate-internal.h"
 
 /* T1. What compilers use least is far. */
@@ -328,10 +329,9 @@ int translate_code_init(struct translate_cpu *t, struct error *err)
     t->arena_size = t->code_size;
     if (fd < 0 || ftruncate(fd, (off_t)t->code_size) != 0)
         return error_set_errno(err, errno, "no memory for translated code");
-    void *w = mmap(NULL, t->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    void *x = mmap(NULL, t->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    void *a =
-        mmap(NULL, t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *w = mapping_huge(t->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+    void *x = mapping_huge(t->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
+    void *a = mapping_huge(t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, -1);
     t->code = w == MAP_FAILED ? NULL : w;
     t->arena = a == MAP_FAILED ? NULL : a;
     t->emit = (struct emit){w, (u8 *)w + t->code_size, (u8 *)x - (u8 *)w};
