@@ -49,10 +49,20 @@ static u64 run_length(const struct string_op *o, u64 count, unsigned room, u64 o
     return n;
 }
 
-/* Whole pages at a time only where nothing but the paging can object. */
-static bool bulk_possible(const struct soft_cpu *c, const struct insn *i, const struct string_op *o)
+/* The same downwards, where the element at @la is the highest one; 0 where that goes over the page's end. */
+static u64 run_length_down(const struct string_op *o, u64 count, u64 la, u64 off)
 {
-    return o->delta > 0 && (c->mode & (SOFT_MODE_CODE64 | SOFT_MODE_FLAT)) &&
+    u64 at = la & ~PAGE_MASK;
+    if (at + o->size > PAGE_SIZE)
+        return 0;
+    u64 n = MIN(count, at / o->size + 1);
+    return o->amount < 8 ? MIN(n, off / o->size + 1) : n;
+}
+
+/* Whole pages at a time only where nothing but the paging can object. */
+static bool bulk_possible(const struct soft_cpu *c, const struct insn *i)
+{
+    return (c->mode & (SOFT_MODE_CODE64 | SOFT_MODE_FLAT)) &&
            (i->seg < X86_FS || (c->mode & SOFT_MODE_CODE64));
 }
 
@@ -71,11 +81,45 @@ static void copy_forward(u8 *to, const u8 *from, u64 len, unsigned size)
     }
 }
 
+/* The same downwards; @to and @from are the lowest elements. */
+static void copy_backward(u8 *to, const u8 *from, u64 len, unsigned size)
+{
+    if (to >= from || to + len <= from) {
+        memmove(to, from, len);
+        return;
+    }
+    for (u64 n = len; n; n -= size) {
+        u64 v = 0;
+        memcpy(&v, from + n - size, size);
+        memcpy(to + n - size, &v, size);
+    }
+}
+
+static u64 movs_down(struct soft_cpu *c, struct insn *i, struct x86_state *s, const struct string_op *o,
+                     u64 count)
+{
+    unsigned room;
+    u64 src = source(c, i, s, o->size), dst = destination(c, i, s, o->size, SOFT_WRITE);
+    u64 n = MIN(run_length_down(o, count, src, reg_get(s, R_SI, o->amount)),
+                run_length_down(o, count, dst, reg_get(s, R_DI, o->amount)));
+    const u8 *from = n ? soft_page_ptr(c, src, SOFT_READ, &room) : NULL;
+    u8 *to = from ? soft_page_ptr(c, dst, SOFT_WRITE, &room) : NULL;
+    if (!to)
+        return 0;
+    u64 below = (n - 1) * o->size;
+    copy_backward(to - below, from - below, n * o->size, o->size);
+    move_index(s, R_SI, o, -(i64)(n * o->size));
+    move_index(s, R_DI, o, -(i64)(n * o->size));
+    return n;
+}
+
 /* MOVS of up to @count elements at once; 0 when this is to be done one by one. */
 static u64 movs_bulk(struct soft_cpu *c, struct insn *i, struct x86_state *s, const struct string_op *o,
                      u64 count)
 {
     unsigned src_room, dst_room;
+    if (o->delta < 0)
+        return movs_down(c, i, s, o, count);
     u64 src = source(c, i, s, o->size), dst = destination(c, i, s, o->size, SOFT_WRITE);
     const u8 *from = soft_page_ptr(c, src, SOFT_READ, &src_room);
     /* An element over the page's end may fault in its second half, before anything of the destination. */
@@ -95,6 +139,8 @@ static u64 stos_bulk(struct soft_cpu *c, struct insn *i, struct x86_state *s, co
 {
     unsigned room;
     u64 v = reg_get(s, R_AX, o->size);
+    if (o->delta < 0)
+        return 0;
     u8 *to = soft_page_ptr(c, destination(c, i, s, o->size, SOFT_WRITE), SOFT_WRITE, &room);
     if (!to)
         return 0;
@@ -130,7 +176,7 @@ static ALWAYS_INLINE bool must_look(const struct soft_cpu *c, i64 budget)
 static ALWAYS_INLINE bool repeat(struct soft_cpu *c, struct insn *i, struct x86_state *s,
                                  const struct string_op *o, step_fn *step, bulk_fn *bulk)
 {
-    bool bulky = bulk && bulk_possible(c, i, o);
+    bool bulky = bulk && bulk_possible(c, i);
     i64 budget = CHUNK;
     for (u64 count = reg_get(s, R_CX, o->amount); count;) {
         u64 n = bulky && count > 1 ? bulk(c, i, s, o, count) : 0;
