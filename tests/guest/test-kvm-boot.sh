@@ -1,14 +1,29 @@
 #!/bin/bash
 # Debian's cloud kernel boots under KVM, whatever kind of KVM it is: the interpreter rescues what that
-# cannot do. On one that emulates this takes half an hour.
+# cannot do. The kernel says the same as under the interpreter, but for times, addresses and what CPUID has
+# under each. On a KVM that emulates this takes ten minutes of a processor; where the machine has none to
+# spare for so long, timer interrupts alone keep it busy.
 . "$(dirname "$0")/lib.sh"
 
 [ -w /dev/kvm ] || skip "no /dev/kvm"
-ENGINE=kvm
 initrd 'uname -r
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 exit 0'
-boot 3500 0 --stats
-grep -E 'kvm_|insns' "$WORK/stderr"
+
+# What the kernel said, without times and numbers, each line once: threads print in another order.
+said() {
+    tr -d '\r' <"$1" | sed -E 's/^\[ *[0-9.]+\] //; s/0x[0-9a-f]+|[0-9a-f]{8,}/X/g; s/[0-9]+/N/g; s/ +/ /g' |
+        grep -vE 'KASLR|GB pages|Hyper-Threading|Spectre|Speculat|SRSO|Retbleed|Mitigation|hrtimer|soft lockup|kprobe' |
+        sort -u
+}
+
+ENGINE=kvm
+boot 3500 0 --stats --memory 256M
+grep -E 'kvm_|insns|executed for KVM' "$WORK/stderr"
 expect '^6\.[0-9]+.*-cloud-amd64'
 expect 'script: status 0'
+said "$LOG" >"$WORK/kvm"
+ENGINE=interpret
+boot 300 0 --memory 256M
+said "$LOG" >"$WORK/interpret"
+diff "$WORK/interpret" "$WORK/kvm" || fail "the kernel said something else under KVM"
