@@ -85,13 +85,18 @@ static void build_tables(struct isa_guest *g)
     put_physical(g, PA_GDT + 0x48, LA_SYSTEM >> 32);
     put_physical(g, PA_TSS + 4, LA_SYSTEM + PA_STACK); /* RSP0 */
     put_physical(g, PA_TSS + 0x60, 0xffffull << 48);   /* no I/O permission bitmap */
+    /*
+     * HLT. A KVM that emulates raises #UD for what it does not know: it does not know VERW either, and so asks
+     * the rescuing interpreter, which then has a second look at the exception (soft/take-back.c).
+     */
+    u64 handler = g->machine->vm.engine == &kvm_engine ? 0xf4f4f4f4f4e8000full : 0xf4f4f4f4f4f4f4f4ull;
     for (u64 v = 0; v < 256; v++) {
         u64 stub = LA_SYSTEM + PA_STUBS + 16 * v;
         u64 dpl = v == 3 || v == 4 ? 3 : 0;
         put_physical(g, PA_IDT + 16 * v,
                      (stub & 0xffff) | 0x10 << 16 | (0x8e00ull | dpl << 13) << 32 | (stub >> 16) << 48);
         put_physical(g, PA_IDT + 16 * v + 8, stub >> 32);
-        put_physical(g, stub - LA_SYSTEM, 0xf4f4f4f4f4f4f4f4ull); /* HLT */
+        put_physical(g, stub - LA_SYSTEM, handler);
     }
 }
 

@@ -51,7 +51,11 @@ long_start:
 1:      hlt
         jmp 1b
 
-/* --- exceptions: stub N pushes an error code (0 if the CPU pushes none) and N --- */
+/*
+ * --- exceptions: stub N pushes an error code (0 if the CPU pushes none) and N ---
+ * VERW does nothing that counts here. A KVM that emulates, and raises #UD or #GP for what it does not know,
+ * does not know it either: so the rescuing interpreter gets to see each exception (soft/take-back.c).
+ */
 
         .balign 16
         .globl stubs
@@ -59,6 +63,7 @@ stubs:
         .set i, 0
         .rept 256
         .balign 16
+        verw %ax
         .if (i == 8) || ((i >= 10) && (i <= 14)) || (i == 17)
         .else
         push $0
