@@ -11,9 +11,12 @@
 /* --- options with options of their own --- */
 
 struct disk_options {
-    const char *format, *cache, *aio, *bus, *serial;
+    const char *format, *cache, *aio, *bus, *serial, *rerror, *werror;
+    struct block_limits limits;
     bool readonly;
 };
+
+#define LIMIT_AT(m) .offset = offsetof(struct disk_options, limits.m)
 
 static const struct option disk_list[] = {
     {.name = "format",
@@ -36,6 +39,25 @@ static const struct option disk_list[] = {
      .kind = OPTION_CHOICE,
      .choices = "virtio",
      .offset = offsetof(struct disk_options, bus)},
+    {.name = "bps", .arg = "SIZE", .kind = OPTION_SIZE, .min = 512, .max = 1ull << 40, LIMIT_AT(bytes)},
+    {.name = "bps_max",
+     .arg = "SIZE",
+     .kind = OPTION_SIZE,
+     .min = 512,
+     .max = 1ull << 40,
+     LIMIT_AT(bytes_burst)},
+    {.name = "iops", .arg = "N", .kind = OPTION_SIZE, .min = 1, .max = 1ull << 30, LIMIT_AT(ops)},
+    {.name = "iops_max", .arg = "N", .kind = OPTION_SIZE, .min = 1, .max = 1ull << 30, LIMIT_AT(ops_burst)},
+    {.name = "rerror",
+     .arg = "WHAT",
+     .kind = OPTION_CHOICE,
+     .choices = "report|ignore|stop|enospc",
+     .offset = offsetof(struct disk_options, rerror)},
+    {.name = "werror",
+     .arg = "WHAT",
+     .kind = OPTION_CHOICE,
+     .choices = "report|ignore|stop|enospc",
+     .offset = offsetof(struct disk_options, werror)},
     {.name = "serial", .arg = "S", .kind = OPTION_STRING, .offset = offsetof(struct disk_options, serial)},
     {.name = "readonly", .kind = OPTION_FLAG, .offset = offsetof(struct disk_options, readonly)},
     OPTION_LIST_END,
@@ -54,6 +76,16 @@ static struct block_options block_options_of(const struct disk_options *d)
     return o;
 }
 
+static enum block_on_error on_error_of(const char *name, enum block_on_error otherwise)
+{
+    if (!name)
+        return otherwise;
+    return !strcmp(name, "report")   ? BLOCK_ON_ERROR_REPORT
+           : !strcmp(name, "ignore") ? BLOCK_ON_ERROR_IGNORE
+           : !strcmp(name, "stop")   ? BLOCK_ON_ERROR_STOP
+                                     : BLOCK_ON_ERROR_ENOSPC;
+}
+
 static int set_disk(void *target, char *text, struct error *err)
 {
     struct run_options *o = target;
@@ -65,8 +97,14 @@ static int set_disk(void *target, char *text, struct error *err)
         return r;
     if (o->pc.disk_count == PC_MAX_DISKS)
         return error_set(err, EINVAL, "more than %u disks", PC_MAX_DISKS);
-    o->pc.disk[o->pc.disk_count++] =
-        (struct pc_disk){.path = path, .serial = d.serial, .options = block_options_of(&d)};
+    o->pc.disk[o->pc.disk_count++] = (struct pc_disk){
+        .path = path,
+        .serial = d.serial,
+        .options = block_options_of(&d),
+        .limits = d.limits,
+        .read_error = on_error_of(d.rerror, BLOCK_ON_ERROR_REPORT),
+        .write_error = on_error_of(d.werror, BLOCK_ON_ERROR_ENOSPC),
+    };
     return 0;
 }
 
@@ -216,7 +254,9 @@ static const struct option run_list[] = {
      .arg = "FILE[,OPTIONS]",
      .help = "a disk; may be repeated; DISK on the command line is the same:\n"
              "format=raw|qcow2  readonly  cache=writeback|none|unsafe\n"
-             "serial=TEXT  aio=threads|io_uring  bus=virtio",
+             "serial=TEXT  aio=threads|io_uring  bus=virtio\n"
+             "bps=SIZE  bps_max=SIZE  iops=N  iops_max=N  (limits a second)\n"
+             "werror=enospc|report|ignore|stop  rerror=report|...",
      .kind = OPTION_CALL,
      .set = set_disk},
     {.name = "console",

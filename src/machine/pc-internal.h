@@ -59,6 +59,9 @@ struct pc {
     struct block_device *disk_backend[PC_MAX_DISKS];
     struct virtio_blk disk[PC_MAX_DISKS];
     unsigned disks_made;
+    struct deferred disk_stop; /* a disk holds a failed request */
+    struct timer disk_retry;
+    bool disk_stopped; /* the VM is paused for it (machine lock) */
 
     struct acpi_tables acpi;
     struct smbios smbios;
@@ -71,6 +74,11 @@ struct pc {
     enum vm_end end_why;
     int end_code;
 };
+
+/* pc-disk.c. The image behind a disk, with its filters; and no more retries from here on, after the run. */
+void pc_disks_init(struct pc *pc);
+struct block_device *pc_disk_open(struct pc *pc, const struct pc_disk *disk, struct error *err);
+void pc_disks_quiet(struct pc *pc);
 
 /* Connects devices' requests and the VM's end to the event loop. */
 void pc_lifecycle_init(struct pc *pc);

@@ -222,6 +222,7 @@ enum vm_end pc_run(struct pc *pc, int *code, struct error *err)
     while (!at_end(pc, &r, err));
     vm_stop(&pc->vm);
     event_loop_unpost(pc->loop, &pc->take_other);
+    pc_disks_quiet(pc);
     if (r)
         return VM_END_ERROR;
     if (pc->end_why == VM_END_ERROR && err)

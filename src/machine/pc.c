@@ -382,13 +382,9 @@ static int disk_up(struct pc *pc, unsigned i, struct error *err)
                                        .serial = disk->serial};
     int r;
 
-    pc->disk_backend[i] = block_open(disk->path, &disk->options, err);
+    pc->disk_backend[i] = pc_disk_open(pc, disk, err);
     if (!pc->disk_backend[i])
         return -err->code;
-    if (pc->disk_backend[i]->size == 0) {
-        block_close(pc->disk_backend[i]);
-        return error_set(err, EINVAL, "disk '%s' is empty", disk->path);
-    }
     r = virtio_blk_init(&pc->disk[i], &pc->pci.bus, PCI_DEVFN(SLOT_DISK_FIRST + i, 0), &pc->memory, pc->loop,
                         &pc->vm.machine_lock, pc->disk_backend[i], &config, err);
     if (r)
@@ -409,6 +405,7 @@ static void disks_down(struct pc *pc)
 
 static int disks_up(struct pc *pc, struct error *err)
 {
+    pc_disks_init(pc);
     while (pc->disks_made < pc->config.disk_count) {
         int r = disk_up(pc, pc->disks_made, err);
         if (r) {

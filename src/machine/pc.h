@@ -18,6 +18,8 @@ struct pc_disk {
     const char *path;
     const char *serial; /* NULL: none */
     struct block_options options;
+    struct block_limits limits;
+    enum block_on_error read_error, write_error;
 };
 
 struct pc_config {

@@ -130,6 +130,40 @@ enum block_cache block_cache_find(const char *name);
 /* What the first bytes of a file say. */
 int block_probe(const char *path, enum block_format *format, struct error *err);
 
+/* --- filters: devices in front of another, which they take over. NULL with @err, then the other is closed.
+ * --- */
+
+/* Per second; 0: no limit. The burst is what may be done at once after a quiet time (0: a tenth of a
+ * second's). */
+struct block_limits {
+    u64 bytes, bytes_burst;
+    u64 ops, ops_burst;
+};
+struct block_device *block_throttle_open(struct block_device *below, const struct block_limits *l,
+                                         struct error *err);
+
+/* What becomes of a request that failed. */
+enum block_on_error {
+    BLOCK_ON_ERROR_REPORT, /* the guest is told */
+    BLOCK_ON_ERROR_IGNORE, /* the guest is told that it worked */
+    BLOCK_ON_ERROR_STOP,   /* it is held, and tried again later */
+    BLOCK_ON_ERROR_ENOSPC, /* STOP when there is no room, else REPORT */
+};
+
+struct block_policy {
+    enum block_on_error read, write;
+    /* A request is held now. Any thread, without locks of the backend. Should see to it that the guest stops.
+     */
+    void (*stopped)(void *owner, const char *path, int error);
+    void *owner;
+};
+struct block_device *block_policy_open(struct block_device *below, const struct block_policy *p,
+                                       struct error *err);
+/* Submits what is held again. Not under locks that done() takes. */
+void block_policy_retry(struct block_device *b);
+/* Is something held, or tried again and not done? */
+bool block_policy_waits(struct block_device *b);
+
 /* --- without waiting for done(): for tools and for what lies below another image --- */
 
 int block_read(struct block_device *b, u64 offset, void *buf, u64 len);
