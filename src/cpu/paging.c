@@ -221,7 +221,7 @@ static bool set_bits(const struct walk *w, const struct step *st, u64 set)
     }
     u64 offset = (u64)memory_ram_offset(w->env->memory, st->gpa);
     if (done && unlikely(memory_page_tracked(w->env->memory, offset)))
-        memory_note_write(w->env->memory, offset);
+        memory_note_write(w->env->memory, offset, 8);
     return done;
 }
 

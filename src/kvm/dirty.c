@@ -25,7 +25,7 @@
 static void note(struct kvm_vm *kvm, u32 slot, u64 page)
 {
     if (slot < KVM_SLOTS && page < kvm->slot[slot].size >> PAGE_SHIFT)
-        memory_note_write(kvm->memory, kvm->slot[slot].ram_offset + (page << PAGE_SHIFT));
+        memory_note_write(kvm->memory, kvm->slot[slot].ram_offset + (page << PAGE_SHIFT), PAGE_SIZE);
 }
 
 /* --- bitmaps --- */

@@ -54,7 +54,8 @@ static int alloc_tracking(struct memory *m, struct error *err)
     u64 pages = m->ram_size >> PAGE_SHIFT;
     m->page_flags = calloc(pages, sizeof *m->page_flags);
     m->page_gen = calloc(pages, sizeof *m->page_gen);
-    if (!m->page_flags || !m->page_gen)
+    m->code_lines = calloc(pages, sizeof *m->code_lines);
+    if (!m->page_flags || !m->page_gen || !m->code_lines)
         return error_set_errno(err, ENOMEM, "cannot track %llu pages of guest RAM",
                                (unsigned long long)pages);
     return 0;
@@ -91,6 +92,7 @@ void memory_release(struct memory *m)
         close(m->fd);
     free((void *)m->page_flags);
     free((void *)m->page_gen);
+    free((void *)m->code_lines);
     lock_release(&m->dirty_lock);
     lock_release(&m->watch_lock);
     *m = (struct memory){.fd = -1};
@@ -152,10 +154,23 @@ static void tell_watches(struct memory *m, u64 page)
     lock_drop(&m->watch_lock);
 }
 
-static void note_page(struct memory *m, u64 page)
+/* The lines of @len bytes, which do not leave the page. */
+static u64 lines_of(u64 ram_offset, u64 len)
+{
+    u64 first = ram_offset & ~PAGE_MASK, last = first + len - 1;
+    return ~0ull << (first >> 6) & ~0ull >> (63 - (last >> 6 & 63));
+}
+
+static bool hits_code(const struct memory *m, u64 page, u64 lines)
+{
+    u64 code = atomic_load_explicit(&m->code_lines[page], memory_order_relaxed);
+    return !code || (code & lines);
+}
+
+static void note_page(struct memory *m, u64 page, u64 lines)
 {
     u8 flags = atomic_load_explicit(&m->page_flags[page], memory_order_relaxed);
-    if (flags & PAGE_CODE) {
+    if ((flags & PAGE_CODE) && hits_code(m, page, lines)) {
         atomic_fetch_add(&m->page_gen[page], 1);
         tell_watches(m, page);
     }
@@ -175,20 +190,22 @@ bool memory_large_page_tracked(const struct memory *m, u64 ram_offset)
     return any;
 }
 
-void memory_note_write(struct memory *m, u64 ram_offset)
+void memory_note_write(struct memory *m, u64 ram_offset, u64 len)
 {
     atomic_thread_fence(memory_order_seq_cst); /* rule 2 */
-    note_page(m, ram_offset >> PAGE_SHIFT);
+    note_page(m, ram_offset >> PAGE_SHIFT, lines_of(ram_offset, len));
 }
 
 void memory_span_written(struct memory *m, u64 gpa, u64 len)
 {
     if (!memory_span(m, gpa, len))
         return;
-    u64 first = (u64)memory_ram_offset(m, gpa);
+    u64 at = (u64)memory_ram_offset(m, gpa);
     atomic_thread_fence(memory_order_seq_cst); /* rule 2 */
-    for (u64 page = first >> PAGE_SHIFT; page <= (first + len - 1) >> PAGE_SHIFT; page++)
-        note_page(m, page);
+    for (u64 n; len; at += n, len -= n) {
+        n = MIN(len, PAGE_SIZE - (at & ~PAGE_MASK));
+        note_page(m, at >> PAGE_SHIFT, lines_of(at, n));
+    }
 }
 
 bool memory_mark_code(struct memory *m, u64 ram_offset)
@@ -196,11 +213,17 @@ bool memory_mark_code(struct memory *m, u64 ram_offset)
     return !(atomic_fetch_or(&m->page_flags[ram_offset >> PAGE_SHIFT], PAGE_CODE) & PAGE_CODE);
 }
 
-/* The generation moves as well, so that a block that was overlooked cannot come back to life. */
+void memory_mark_lines(struct memory *m, u64 ram_offset, u64 len)
+{
+    atomic_fetch_or(&m->code_lines[ram_offset >> PAGE_SHIFT], lines_of(ram_offset, len));
+}
+
+/* The generation moves as well, and last, so that a block that was overlooked cannot come back to life. */
 void memory_unmark_code(struct memory *m, u64 ram_offset)
 {
     u64 page = ram_offset >> PAGE_SHIFT;
     atomic_fetch_and(&m->page_flags[page], (u8)~PAGE_CODE);
+    atomic_store(&m->code_lines[page], 0);
     atomic_fetch_add(&m->page_gen[page], 1);
     tell_watches(m, page);
 }

@@ -88,9 +88,10 @@ struct memory {
     u64 ram_size;  /* total bytes of RAM */
     u64 low_size;  /* bytes below 4 GiB: gpa [0, low_size) */
     u64 high_size; /* bytes from 4 GiB on */
-    _Atomic u8 *page_flags; /* one a RAM page */
-    _Atomic u32 *page_gen;  /* code generation of each RAM page: changes when a PAGE_CODE page is written */
-    atomic_bool dirty_log;  /* dirty logging is on */
+    _Atomic u8 *page_flags;  /* one a RAM page */
+    _Atomic u64 *code_lines; /* of each RAM page, its 64-byte lines with cached code; 0: any may have it */
+    _Atomic u32 *page_gen;   /* code generation of each RAM page: changes when a PAGE_CODE page is written */
+    atomic_bool dirty_log;   /* dirty logging is on */
     struct lock dirty_lock;
     struct dirty_source *dirty_source;      /* under dirty_lock; not owned */
     struct list mmio, pio;                  /* of io_region, sorted by base */
@@ -151,12 +152,24 @@ static inline bool memory_page_tracked(const struct memory *m, u64 ram_offset)
 /* Is any of the 512 pages of the 2 MiB at @ram_offset tracked? */
 bool memory_large_page_tracked(const struct memory *m, u64 ram_offset);
 
-/* A tracked page was just written: marks it dirty, moves its code generation. */
-void memory_note_write(struct memory *m, u64 ram_offset);
+/* @len bytes within a tracked page were just written: marks it dirty, moves its generation if they are code.
+ */
+void memory_note_write(struct memory *m, u64 ram_offset, u64 len);
 
 /* The page holds cached code from now on. True when it did not before (other vCPUs must drop write mappings).
  */
 bool memory_mark_code(struct memory *m, u64 ram_offset);
+
+/*
+ * Of a page marked as code, these @len bytes are, and whatever else was said to be: other writes need not
+ * move the generation from now on. One that came before does not, either: compare the bytes after this.
+ */
+void memory_mark_lines(struct memory *m, u64 ram_offset, u64 len);
+
+static inline bool memory_page_is_code(const struct memory *m, u64 ram_offset)
+{
+    return atomic_load_explicit(&m->page_flags[ram_offset >> PAGE_SHIFT], memory_order_acquire) & PAGE_CODE;
+}
 
 /* Nothing cached from this page is left: writes need not be noted for its sake. */
 void memory_unmark_code(struct memory *m, u64 ram_offset);

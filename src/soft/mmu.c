@@ -679,20 +679,20 @@ static u64 read_part(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la,
     }
 }
 
-/* The page of @la was written: tells the tracker, and stops the block when it held code. */
-static void note_write(struct soft_cpu *c, u64 gpa)
+/* @len bytes within a page were written: tells the tracker, and stops the block when they were code. */
+static void note_write(struct soft_cpu *c, u64 gpa, unsigned len)
 {
     struct memory *m = c->mmu->env.memory;
     u64 offset = ram_offset(c, gpa);
     if (!memory_page_tracked(m, offset))
         return;
     u32 gen = memory_code_gen(m, offset);
-    memory_note_write(m, offset);
-    if (memory_code_gen(m, offset) != gen) {
+    memory_note_write(m, offset, len);
+    bool hit = memory_code_gen(m, offset) != gen;
+    if (hit)
         c->stop_block = true;
-        if (c->interpret)
-            soft_code_written(c, offset);
-    }
+    if (c->interpret && (hit || memory_page_is_code(m, offset)))
+        soft_code_written(c, offset, hit);
 }
 
 static void write_part(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la, u64 v, unsigned size)
@@ -711,7 +711,7 @@ static void write_part(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 l
     }
     /* After the write: whoever decodes the page meanwhile must find the generation moved. */
     if (!direct_writes(e))
-        note_write(c, e->gpa & PAGE_MASK);
+        note_write(c, gpa_of(e, la), size);
 }
 
 /* --- accesses of up to 8 bytes --- */
@@ -833,7 +833,7 @@ static void copy_out(struct soft_cpu *c, const struct soft_tlb_entry *e, u64 la,
     if (e->gpa & ATTR_RAM) {
         memcpy(host_of(e, la), buf, len);
         if (!direct_writes(e))
-            note_write(c, e->gpa & PAGE_MASK);
+            note_write(c, gpa_of(e, la), len);
         return;
     }
     for (unsigned n; len; la += n, buf += n, len -= n) {
@@ -906,8 +906,10 @@ static bool untrack_for_write(struct soft_cpu *c, const struct soft_tlb_entry *e
     if (direct_writes(e))
         return true;
     u64 offset = ram_offset(c, e->gpa & PAGE_MASK);
+    if (memory_page_is_code(c->mmu->env.memory, offset))
+        return false;
     if (memory_page_tracked(c->mmu->env.memory, offset))
-        note_write(c, e->gpa & PAGE_MASK);
+        note_write(c, e->gpa & PAGE_MASK, PAGE_SIZE);
     return !memory_page_tracked(c->mmu->env.memory, offset);
 }
 

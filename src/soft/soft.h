@@ -226,7 +226,7 @@ void soft_tlb_protect(struct soft_cpu *c, u64 gpa);
  * The RAM page at @ram_offset, which held code, was written (interpret/block.c). May take its mark off
  * when it looks like data.
  */
-void soft_code_written(struct soft_cpu *c, u64 ram_offset);
+void soft_code_written(struct soft_cpu *c, u64 ram_offset, bool hit);
 
 /*
  * Lock-step (translate/lockstep.c): the same guest instructions are run several times over, and what

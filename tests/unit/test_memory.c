@@ -151,6 +151,23 @@ static void watch_that_overflows_says_so(void **state)
     memory_watch_remove(m, &w);
 }
 
+static void write_beside_code_leaves_its_generation(void **state)
+{
+    struct memory *m = *state;
+    u64 v = 0;
+    memory_mark_code(m, 0x5000);
+    memory_mark_lines(m, 0x5084, 60);
+    u32 gen = memory_code_gen(m, 0x5000);
+    memory_write(m, 0x5078, &v, 8);
+    memory_write(m, 0x50c0, &v, 8);
+    assert_int_equal(memory_code_gen(m, 0x5000), gen);
+    memory_write(m, 0x5079, &v, 8);
+    assert_int_equal(memory_code_gen(m, 0x5000), gen + 1);
+    memory_mark_lines(m, 0x5fff, 1);
+    memory_write(m, 0x5ffc, &v, 8);
+    assert_int_equal(memory_code_gen(m, 0x5000), gen + 2);
+}
+
 static void write_across_pages_notes_both(void **state)
 {
     struct memory *m = *state;
@@ -172,7 +189,7 @@ static void dirty_log_reports_each_written_page_once(void **state)
     memory_dirty_log_start(m);
     assert_true(memory_page_tracked(m, 0x7000));
     memory_write(m, 0x7000, &byte, 1);
-    memory_note_write(m, 0x41000);
+    memory_note_write(m, 0x41000, 1);
     assert_int_equal(memory_dirty_log_fetch(m, bitmap), 2);
     assert_int_equal(bitmap[0], BIT(7));
     assert_int_equal(bitmap[1], BIT(1));
@@ -350,6 +367,7 @@ int main(void)
         IN(code_page_is_tracked_and_its_generation_moves_with_writes),
         IN(watch_is_told_of_writes_to_code_of_interest),
         IN(watch_that_overflows_says_so),
+        IN(write_beside_code_leaves_its_generation),
         IN(write_across_pages_notes_both),
         IN(dirty_log_reports_each_written_page_once),
         IN(nothing_there_reads_as_all_ones),

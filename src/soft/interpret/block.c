@@ -8,6 +8,7 @@
  *    that the block is found stale at once.
  * 2. A stale block whose page still holds the same bytes is good again: that is how pages with code and
  *    data together keep their blocks. Rule 1's order applies to the comparison as well.
+ *    Lines are marked once the block's length is known, and its bytes are compared after that.
  * 3. A page that is written again and again without being executed is given up: its mark is taken off
  *    (which changes the generation), and the next block made from it marks it again.
  */
@@ -21,6 +22,7 @@
 
 #define ARENA_SIZE (64u << 20)
 #define WRITES_BEFORE_UNMARK 32
+#define WRITES_BESIDE 64u /* writes beside code are worth one to it */
 #define BLOCK_MAX_BYTES (BLOCK_MAX_INSNS * 15u)
 #define BLOCK_MAX_SIZE \
     (sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) + BLOCK_MAX_BYTES + 16)
@@ -117,19 +119,21 @@ static struct written_page *written_page(struct interpret_private *p, u64 off)
     return &p->written[(off >> PAGE_SHIFT) % WRITTEN_PAGES];
 }
 
-void soft_code_written(struct soft_cpu *c, u64 off)
+void soft_code_written(struct soft_cpu *c, u64 off, bool hit)
 {
     struct written_page *w = written_page(c->interpret, off);
     u64 page = off & PAGE_MASK;
     if (w->page != page) {
-        *w = (struct written_page){.page = page, .limit = WRITES_BEFORE_UNMARK};
+        *w = (struct written_page){.page = page, .limit = WRITES_BEFORE_UNMARK * WRITES_BESIDE};
         return;
     }
-    if (++w->writes < w->limit)
+    w->writes += hit ? WRITES_BESIDE : 1;
+    if (w->writes < w->limit)
         return;
     memory_unmark_code(c->vcpu->vm->memory, page);
     w->writes = 0;
-    w->limit = MIN(w->limit * 2, 1u << 20); /* if it comes back as code, be slower to give it up again */
+    w->limit =
+        MIN(w->limit * 2, WRITES_BESIDE << 20); /* if it comes back as code, be slower to give it up again */
 }
 
 /* Code of the page at @off is executed again: what was written before does not count. */
@@ -170,11 +174,14 @@ static struct block *uncached(struct soft_cpu *c, u64 la, u64 gpa, u32 mode)
     return b;
 }
 
-/* Rule 1: page @off becomes code; its generation from before that. */
-static u32 track(struct soft_cpu *c, u64 gpa, u64 off)
+/* Rule 1: page @off becomes code, of it @len bytes from @off on if it is known; its generation from before.
+ */
+static u32 track(struct soft_cpu *c, u64 gpa, u64 off, unsigned len)
 {
     u32 gen = memory_code_gen(c->vcpu->vm->memory, off);
     mark_code(c, gpa, off);
+    if (len)
+        memory_mark_lines(c->vcpu->vm->memory, off, len);
     note_executed(c->interpret, off);
     return gen;
 }
@@ -202,8 +209,20 @@ static void commit(struct soft_cpu *c, struct block *b, const u8 *bytes)
           b->mode, b->count, b->len);
 }
 
+#define STALE (1u << 31) /* from what a generation can be */
+
+/* Rule 1 for the lines of a block, of which @len bytes are at @off: a write before this may not be noted. */
+static void mark_lines(struct soft_cpu *c, struct block *b, u64 off, const u8 *bytes, unsigned len)
+{
+    struct memory *m = c->vcpu->vm->memory;
+    memory_mark_lines(m, off, len);
+    if (memcmp(bytes, m->ram + off, len) != 0)
+        b->gen += STALE;
+}
+
 /* The instruction at @la goes on in the next page. Raises #PF for that one. */
-static struct block *make_crossing(struct soft_cpu *c, struct block *b, u64 la, u8 *bytes, unsigned avail)
+static struct block *make_crossing(struct soft_cpu *c, struct block *b, u64 la, u64 off, u8 *bytes,
+                                   unsigned avail)
 {
     struct memory *m = c->vcpu->vm->memory;
     c->insn_rip = c->s->rip;
@@ -213,9 +232,15 @@ static struct block *make_crossing(struct soft_cpu *c, struct block *b, u64 la, 
         return uncached(c, la, b->gpa, b->mode);
     b->gpa2 = gpa2;
     b->gen_now2 = &m->page_gen[off2 >> PAGE_SHIFT];
-    b->gen2 = track(c, gpa2, (u64)off2);
+    b->gen2 = track(c, gpa2, (u64)off2, 0);
     memcpy(bytes + avail, m->ram + off2, 16 - avail);
     decode_block(c, b, bytes, 16, 1, b->mode, true);
+    mark_lines(c, b, off, bytes, MIN(avail, b->len));
+    if (b->len > avail) {
+        memory_mark_lines(m, (u64)off2, b->len - avail);
+        if (memcmp(bytes + avail, m->ram + off2, b->len - avail) != 0)
+            b->gen2 += STALE;
+    }
     commit(c, b, bytes);
     return b;
 }
@@ -227,10 +252,11 @@ static struct block *make(struct soft_cpu *c, u64 la, u64 gpa, u64 off, u32 mode
     u8 *bytes = (u8 *)&b->insn[BLOCK_MAX_INSNS + 1];
     unsigned avail = (unsigned)MIN(PAGE_SIZE - (gpa & ~PAGE_MASK), (u64)BLOCK_MAX_BYTES);
     b->gen_now = &m->page_gen[off >> PAGE_SHIFT];
-    b->gen = track(c, gpa, off);
+    b->gen = track(c, gpa, off, 0);
     memcpy(bytes, m->ram + off, avail);
     if (!decode_block(c, b, bytes, avail, mode & BLOCK_SINGLE ? 1 : c->interpret->max_insns, mode, false))
-        return make_crossing(c, b, la, bytes, avail);
+        return make_crossing(c, b, la, off, bytes, avail);
+    mark_lines(c, b, off, bytes, b->len);
     commit(c, b, bytes);
     return b;
 }
@@ -245,11 +271,11 @@ static bool revalidate(struct soft_cpu *c, struct block *b, u64 off, u64 off2)
     u32 gen2 = 0;
     if (b->gpa2 != BLOCK_NO_PAGE) {
         first = (unsigned)(PAGE_SIZE - (b->gpa & ~PAGE_MASK));
-        gen2 = track(c, b->gpa2, off2);
+        gen2 = track(c, b->gpa2, off2, b->len - first);
         if (memcmp(b->bytes + first, ram + off2, b->len - first) != 0)
             return false;
     }
-    u32 gen = track(c, b->gpa, off);
+    u32 gen = track(c, b->gpa, off, first);
     if (memcmp(b->bytes, ram + off, first) != 0)
         return false;
     b->gen = gen;

@@ -137,7 +137,7 @@ static void undo_page(struct memory *m, struct lockstep_page *p)
         return;
     memcpy(p->host, p->before, PAGE_SIZE);
     if (memory_page_tracked(m, off))
-        memory_note_write(m, off);
+        memory_note_write(m, off, PAGE_SIZE);
 }
 
 static void undo_fills(struct soft_cpu *c)
