@@ -1,5 +1,5 @@
 /*
- * System instructions, and going on after those that handlers do (T12).
+ * System instructions, and going on after those that handlers do (T15).
  *
  * What a kernel does at each entry and exit or around each critical section is native here, as far as it
  * changes little: IF, AC, the base of GS. That needs CPL 0 in the mode of the block. REP MOVS and REP STOS
@@ -295,7 +295,7 @@ void system_emit(struct translator *x)
     }
 }
 
-/* --- after handlers (T12) --- */
+/* --- after handlers (T15) --- */
 
 /* The code at rip, in whatever mode that is now; NULL when there is none, or something else comes first. */
 static void *resume(struct soft_cpu *c)

@@ -291,7 +291,7 @@ void translate_dump(struct translate_cpu *t, const struct block *b, u64 rip, con
 bool system_known(const struct translator *x);
 void system_emit(struct translator *x);
 
-/* T12, after a handler that ended a run, all state in x86_state: A is where translated code goes on, or the
+/* T15, after a handler that ended a run, all state in x86_state: A is where translated code goes on, or the
  * jump whose displacement is returned is taken. */
 u8 *system_emit_resume(struct emit *e);
 
