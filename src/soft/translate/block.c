@@ -59,6 +59,8 @@ static void emit_slow_paths(struct translator *x)
             emit_range_miss(x, p, &p->miss[k]);
         for (unsigned k = 0; k < p->jumps; k++)
             emit_set_target(p->jump[k], x->e->at);
+        if (p->save)
+            emit_save_flags(x->e);
         if (!x->live[p->index])
             flags_redo(x, &x->recipe[p->index]);
         vector_pointers(x, &p->x87);

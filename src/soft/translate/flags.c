@@ -193,18 +193,25 @@ static bool may_fault(const struct translator *x)
     return x->z.mnemonic == ZYDIS_MNEMONIC_DIV || x->z.mnemonic == ZYDIS_MNEMONIC_IDIV;
 }
 
+#define NO_READER 100
+
 void flags_note(struct translator *x, unsigned n)
 {
     struct flag_recipe *now = &x->now;
     x->recipe[n] = *now;
     x->flag_use[n] = FLAGS_READ;
+    x->reader[n] = may_fault(x);
     if (!x->native[n] || x->t->options.live_flags || (x->b->insn[n].flags & INSN_BRANCH)) {
         *now = (struct flag_recipe){REDO_NOTHING};
         return;
     }
     bool kills = translate_kills_flags(x);
-    if (!translate_reads_flags(&x->z) && (!may_fault(x) || now->what != REDO_NOTHING))
-        x->flag_use[n] = kills ? FLAGS_KILLED : FLAGS_LEFT;
+    if (!translate_reads_flags(&x->z) && kills)
+        x->reader[n] = NO_READER;
+    if (!translate_reads_flags(&x->z))
+        x->flag_use[n] = may_fault(x) && now->what == REDO_NOTHING ? FLAGS_WANTED
+                         : kills                                   ? FLAGS_KILLED
+                                                                   : FLAGS_LEFT;
     for (unsigned k = 0; k < x->z.operand_count; k++)
         if (now->what != REDO_NOTHING && changes(&x->op[k], now))
             now->what = REDO_NOTHING;
@@ -215,8 +222,13 @@ void flags_note(struct translator *x, unsigned n)
 void flags_find_live(struct translator *x)
 {
     x->live[x->b->count] = true;
-    for (unsigned n = x->b->count; n-- > 0;)
-        x->live[n] = x->flag_use[n] == FLAGS_READ || (x->flag_use[n] == FLAGS_LEFT && x->live[n + 1]);
+    x->reader[x->b->count] = NO_READER;
+    for (unsigned n = x->b->count; n-- > 0;) {
+        x->live[n] = x->flag_use[n] >= FLAGS_WANTED || (x->flag_use[n] == FLAGS_LEFT && x->live[n + 1]);
+        if (x->flag_use[n] != FLAGS_READ)
+            x->reader[n] =
+                x->flag_use[n] == FLAGS_KILLED ? FAR : MIN(x->reader[n] + x->reader[n + 1], NO_READER);
+    }
 }
 
 /* dst op src, or with the immediate */

@@ -239,7 +239,7 @@ static void emit_general(struct translator *x, const struct insn *i)
     if (n.opcode == 0x87 && !has_modrm(&x->z))
         reg = rm == &x->op[0] ? &x->op[1] : &x->op[0];
     if (m)
-        emit_pointer(x, i, m);
+        keeps_flags(x) ? emit_pointer_keeping_flags(x, i, m) : emit_pointer(x, i, m);
     flags_before(x);
     if (has_high_byte(x)) {
         emit_high(x, &n, reg, rm, m);

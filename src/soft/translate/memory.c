@@ -294,6 +294,53 @@ void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
         emit_range_check(x, range, size, write);
 }
 
+bool keeps_flags(const struct translator *x)
+{
+    const struct translate_options *o = &x->t->options;
+    return x->t->bmi2 && x->live[x->index] && x->flags_in_host && !x->flags_saved &&
+           x->reader[x->index] <= 3 && !o->slow_memory && !o->live_flags;
+}
+
+/* @to becomes what PEXT or PDEP make of @from and a mask. */
+static void emit_bits(struct emit *e, u8 rep, unsigned to, unsigned from, struct address mask)
+{
+    emit_rm(
+        e,
+        &(struct encoding){
+            .vex = true, .w = true, .map = 2, .rep = rep, .opcode = 0xf5, .reg = (u8)to, .vvvv = (u8)from},
+        mask);
+}
+
+#define PEXT 0xf3
+#define PDEP 0xf2
+
+/* As emit_tlb_check(), with instructions that leave the flags alone: for chains of additions with carry. */
+void emit_pointer_keeping_flags(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    struct emit *e = x->e;
+    bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    struct address page = at(HOST_CPU, (i32)offsetof(struct translate_cpu, page_mask));
+    struct address index = at(HOST_CPU, (i32)offsetof(struct translate_cpu, index_mask));
+    emit_address(x, i, m, HOST_C);
+    emit_lea(e, HOST_D, at(HOST_C, (i32)m->size / 8 - 1));
+    emit_bits(e, PEXT, HOST_D, HOST_D, page);
+    emit_bits(e, PDEP, HOST_D, HOST_D, page);
+    emit_bits(e, PEXT, HOST_A, HOST_C, index);
+    emit_bytes(e, "\xc4\xe3\x7b\xf0\xc0\x1a", 6); /* rorx eax, eax, 26: the entry's offset */
+    emit_store(e, CPU(scratch[0]), HOST_C);
+    emit_load(e, HOST_C, CPU(ctx));
+    emit_lea(e, HOST_D, (struct address){HOST_D, HOST_C, 0, 0});
+    emit_load(e, HOST_C, tlb_field(tlb_tag(x->b->mode & SOFT_MODE_CPL3, write)));
+    emit_bytes(e, "\x48\xf7\xd1", 3); /* not rcx */
+    emit_lea(e, HOST_C, (struct address){HOST_C, HOST_D, 0, 1});
+    emit_bytes(e, "\xe3\x05", 2); /* jrcxz over the jump */
+    slow_jump(x, CC_ALWAYS);
+    slow_path(x)->save = true;
+    emit_load(e, HOST_C, CPU(scratch[0]));
+    emit_load(e, HOST_D, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    emit_lea(e, HOST_C, (struct address){HOST_C, HOST_D, 0, 0});
+}
+
 /* Host pointer to the memory operand into C. */
 void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {

@@ -286,6 +286,9 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
         t->soft.interpret->max_insns = MIN(t->options.block_insns, (u32)BLOCK_MAX_INSNS);
     vector_init(&t->soft);
     t->flags_killed = flags_probe();
+    t->bmi2 = __builtin_cpu_supports("bmi2");
+    t->page_mask = PAGE_MASK;
+    t->index_mask = (u64)(SOFT_TLB_SIZE - 1) << PAGE_SHIFT;
     reset(t);
     return 0;
 }

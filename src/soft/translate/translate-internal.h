@@ -130,6 +130,8 @@ struct translate_cpu {
     u8 *return_stack;
     u32 epoch;        /* of the interpreter's blocks, which the code was made from */
     u32 flags_killed; /* see flags_probe() */
+    bool bmi2;
+    u64 page_mask, index_mask; /* operands of code */
     bool full;
     u32 tries;        /* of translating */
     u8 *code, *arena; /* writable view; groups and translations */
@@ -218,7 +220,8 @@ struct slow_path {
     u8 *back;             /* where it goes on */
     unsigned index;       /* of the instruction */
     u8 jumps;
-    bool reload; /* flags are in the host's register where it goes on */
+    bool save;   /* flags are in the host's only where the jumps come from ... */
+    bool reload; /* ... and where it goes on */
     u8 vector_known;
     struct x87_last x87;
 };
@@ -255,10 +258,16 @@ struct translator {
     bool flags_saved;
     bool ended;                                 /* control does not go past the last instruction */
     bool live[BLOCK_MAX_INSNS + 1];             /* flags before each instruction */
+    u8 reader[BLOCK_MAX_INSNS + 1];             /* accesses to memory from here to what reads the flags */
     bool native[BLOCK_MAX_INSNS];               /* not by the interpreter's handler */
     struct flag_recipe recipe[BLOCK_MAX_INSNS]; /* for the flags before each instruction */
     struct flag_recipe now;                     /* for those after the last one noted */
-    enum { FLAGS_LEFT, FLAGS_KILLED, FLAGS_READ } flag_use[BLOCK_MAX_INSNS];
+    enum {
+        FLAGS_LEFT,
+        FLAGS_KILLED,
+        FLAGS_WANTED /* by a fault only */,
+        FLAGS_READ
+    } flag_use[BLOCK_MAX_INSNS];
     struct slow_path *slow; /* of the current instruction, made when needed */
     struct slow_path slow_paths[BLOCK_MAX_INSNS];
     unsigned slow_count;
@@ -344,7 +353,7 @@ bool plain_operands(const struct translator *x); /* none that the general way ca
 
 bool gpr_is_plain(ZydisRegister r); /* a general register or its low part */
 bool high_byte(ZydisRegister r);
-unsigned gpr_of(ZydisRegister r);   /* number of the guest register that @r is or is part of */
+unsigned gpr_of(ZydisRegister r); /* number of the guest register that @r is or is part of */
 bool is_far(unsigned r);
 struct address far_gpr(unsigned r);
 /* The host register with guest register @r, loaded into @tmp when it is far. */
@@ -370,6 +379,10 @@ unsigned memory_range(const struct translator *x, const struct insn *i, const Zy
 void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write);
 void emit_range_miss(struct translator *x, struct slow_path *p, const struct range_miss *m);
 void emit_memory_thunks(struct translate_cpu *t);
+/* Does it pay to look for the memory operand without touching the flags? */
+bool keeps_flags(const struct translator *x);
+/* As emit_pointer(), in an instruction that takes the slow path from nowhere else. */
+void emit_pointer_keeping_flags(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* Host pointer to the memory operand into C. */
 void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 
