@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -38,7 +39,8 @@ static u64 rng_state;
 
 static u64 rng(void)
 {
-    u64 z = rng_state += 0x9e3779b97f4a7c15ull;
+    u64 z = __atomic_add_fetch(&rng_state, 0x9e3779b97f4a7c15ull,
+                               __ATOMIC_RELAXED); /* a cut comes on any thread */
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ z >> 27) * 0x94d049bb133111ebull;
     return z ^ z >> 31;
@@ -71,7 +73,8 @@ struct undo {
 
 static struct {
     pthread_mutex_t lock;
-    bool armed, off;
+    bool armed;
+    atomic_bool off;
     u64 calls_left;
     bool kill; /* the process ends there instead */
     struct undo *undo;

@@ -188,10 +188,14 @@ static void check_described(struct check *c)
     struct qcow2 *q = c->q;
     for (u64 i = 0; i < c->clusters && !c->bad_tables; i++) {
         u64 block = i >> q->refblock_bits;
-        if (block < q->reftable_len && q->reftable[block])
+        if (block < q->reftable_len && q->reftable[block]) {
             i |= MASK(q->refblock_bits);
-        else if (c->refs[i])
+        } else if (c->refs[i]) {
+            c->out->corruptions++;
             c->bad_tables = true;
+            report(c, "ERROR cluster %llu is in use, and no refcount block describes it",
+                   (unsigned long long)i);
+        }
     }
 }
 
