@@ -931,8 +931,10 @@ void *soft_atomic_ptr(struct soft_cpu *c, u64 la, unsigned size)
 
 void *soft_page_ptr(struct soft_cpu *c, u64 la, enum soft_access access, unsigned *len)
 {
+    if (c->mmu->check_align || c->mmu->check_data) /* before translating: #AC comes before #PF */
+        return NULL;
     struct soft_tlb_entry e = translate(c, current_class(c), la, access);
-    if (!(e.gpa & ATTR_RAM) || c->mmu->check_align || c->mmu->check_data)
+    if (!(e.gpa & ATTR_RAM))
         return NULL;
     if (access == SOFT_WRITE && !untrack_for_write(c, &e))
         return NULL;

@@ -709,6 +709,21 @@ static void to_user(struct machine *m)
     FIXTURE_ENGINE.state_changed(m->vcpu);
 }
 
+PROGRAM(p_misaligned_repeat, 64, "mov $0x20ffd, %esi; mov $0x20000, %edi; mov $8, %ecx; rep movsl");
+
+static void misalignment_comes_before_a_page_fault_in_a_repeat(void **state)
+{
+    struct machine *m = *state;
+    machine_mode64(m);
+    *machine_pte(m, 0x20000) = 0;
+    assert_int_equal(machine_vector(machine_run_program(m, p_misaligned_repeat)), X86_PF_);
+    m->s->cr0 |= X86_CR0_AM;
+    m->s->rflags |= X86_AC;
+    to_user(m);
+    m->s->rip = CODE_AT;
+    assert_int_equal(machine_vector(machine_run(m)), X86_AC_);
+}
+
 PROGRAM(p_user_hlt, 64, "mov $1, %eax");
 PROGRAM(p_user_io, 64, "in $0x80, %al");
 PROGRAM(p_user_cli, 64, "cli");
@@ -857,6 +872,7 @@ int main(void)
         T(a_write_into_a_missing_second_page_changes_nothing),
         T(non_canonical_addresses),
         T(arpl_writes_only_what_changes),
+        T(misalignment_comes_before_a_page_fault_in_a_repeat),
         T(a_debug_trap_that_is_due_comes_before_the_next_instruction),
         T(operands_on_a_non_canonical_stack_are_ss),
         T(other_faults_of_operands_on_the_stack_stay_gp),
