@@ -976,9 +976,42 @@ static void start(struct isa_generator *g, struct isa_case *c)
     random_state(g, &c->in);
 }
 
+/*
+ * A VEX or EVEX instruction with a few bits of its prefix changed, so that the decoder refuses it: then the
+ * host must do so, too. Whatever the bits are it stays in that space, where there is no way into the host's
+ * kernel; behind it are INT3. In 32-bit code two bits tell the prefix from an older instruction.
+ */
+static bool mangle(struct placing *p, const struct form *f)
+{
+    struct isa_generator *g = p->g;
+    struct fields v;
+    unsigned first = g->mode32 ? 10 : 8, end = f->encoding == ENC_EVEX ? 32 : 24, opcode = end / 8;
+    random_fields(g, f, &v);
+    v.addr32 = false;
+    v.extras = 0;
+    encode(g, f, &v, &p->o);
+    for (u64 left = 1 + below(g, 3); left; left--) {
+        u64 bit = first + below(g, end - first);
+        p->o.b[bit / 8] ^= (u8)(0x80 >> bit % 8);
+    }
+    for (u32 i = opcode + 2; i < p->o.n; i++)
+        p->o.b[i] = 0xcc;
+    bool from_general = f->encoding == ENC_EVEX && (f->opcode == 0x2a || f->opcode == 0x7b);
+    if (decode(g, &p->o, &p->insn, p->ops) || (g->mode32 && from_general))
+        return false; /* AMD's heed a rounding that goes with W, though W is ignored there */
+    append(p->c, p->o.b, opcode + 2);
+    return true;
+}
+
 bool isa_generate(struct isa_generator *g, u32 n, struct isa_case *c)
 {
     struct placing p = {.g = g, .c = c};
+    if (g->forms[n].encoding != ENC_LEGACY && chance(g, 10)) {
+        start(g, c);
+        c->mnemonic = g->forms[n].mnemonic;
+        if (mangle(&p, &g->forms[n]))
+            return true;
+    }
     for (unsigned tries = 0; tries < 8; tries++) {
         start(g, c);
         c->mnemonic = g->forms[n].mnemonic;

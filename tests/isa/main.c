@@ -49,8 +49,13 @@ static void print_code(const struct run *r, const struct isa_case *c)
     for (u32 at = 0; at < c->len;) {
         ZydisDecodedInstruction insn;
         ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&r->decoder, c->code + at, c->len - at, &insn, ops)))
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&r->decoder, c->code + at, c->len - at, &insn, ops))) {
+            printf("    %8llx  ", (unsigned long long)(rip + at));
+            while (at < c->len)
+                printf("%02x", c->code[at++]);
+            printf("  undefined\n");
             break;
+        }
         insn_fix_operands(&insn, ops);
         char text[128];
         ZydisFormatterFormatInstruction(&r->formatter, &insn, ops, insn.operand_count_visible, text,
