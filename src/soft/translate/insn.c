@@ -34,6 +34,7 @@ static bool general_encoding(const struct translator *x, const struct insn *i, s
     switch (z->opcode_map) {
     case ZYDIS_OPCODE_MAP_DEFAULT: n->map = 0; break;
     case ZYDIS_OPCODE_MAP_0F: n->map = 1; break;
+    case ZYDIS_OPCODE_MAP_0F38: n->map = 2; break; /* MOVBE */
     default: return false;
     }
     n->reg = z->raw.modrm.reg;
@@ -431,6 +432,7 @@ static enum kind kind_of(const struct translator *x)
     const ZydisDecodedOperand *m = memory_operand(x);
     switch (z->mnemonic) {
         M(MOV)
+            : M(MOVBE)
             : M(MOVZX)
             : M(MOVSX)
             : M(MOVSXD)
