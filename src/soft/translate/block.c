@@ -214,11 +214,39 @@ static void emit_native(struct translator *x, unsigned n)
     }
 }
 
-static void emit_body(struct translator *x)
+/*
+ * T8: the only instruction of the block goes on in the next page. Are the bytes there the same, and is it the
+ * page that it was when the run loop last looked?
+ */
+static void emit_crossing_check(struct translator *x, u32 slot)
+{
+    struct emit *e = x->e;
+    flags_save(x);
+    emit_mov_imm64(e, HOST_A, (u64)(uintptr_t)x->b);
+    emit_op_rm(e, false, 0x8b, HOST_C, at(HOST_A, offsetof(struct block, gen2)));
+    emit_load(e, HOST_D, at(HOST_A, offsetof(struct block, gen_now2)));
+    emit_op_rm(e, false, 0x3b, HOST_C, at(HOST_D, 0));
+    u8 *changed = emit_jump(e, CC_NE);
+    emit_load(e, HOST_A, CPU(page_rip));
+    emit_op_rm(e, true, 0x03, HOST_A, CPU(map_key));
+    emit_op_rm(e, true, 0x3b, HOST_A, slot_field(slot, offsetof(struct translate_slot, key)));
+    u8 *same = emit_jump(e, CC_E);
+    emit_set_target(changed, e->at);
+    leave_saved(x, x->block_off);
+    emit_set_target(same, e->at);
+    flags_destroyed(x);
+}
+
+static void emit_body(struct translator *x, struct translation *code)
 {
     unsigned count = x->b->count;
     x->flags_in_host = true;
     x->flags_saved = false;
+    if (x->b->gpa2 != BLOCK_NO_PAGE) {
+        code->slot = x->t->slot_count++;
+        x->t->slots[code->slot] = (struct translate_slot){.off = x->block_off};
+        emit_crossing_check(x, code->slot);
+    }
     for (unsigned n = 0; n < count && !x->ended;) {
         if (x->native[n]) {
             emit_native(x, n++);
@@ -253,7 +281,7 @@ void translate_block(struct translate_cpu *t, struct block *b)
     u8 *start = e->at;
     struct stale_jumps to_stale = {0};
     emit_entries(&x, code, &to_stale);
-    emit_body(&x);
+    emit_body(&x, code);
     emit_slow_paths(&x);
     vector_emit_checks(&x);
     for (unsigned n = 0; n < x.way_count; n++)

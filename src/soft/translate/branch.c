@@ -36,7 +36,7 @@ void leave_saved(struct translator *x, i32 off)
     emit_jump_to(x->e, CC_ALWAYS, x->t->thunk.leave_saved);
 }
 
-static struct address slot_field(u32 slot, size_t field)
+struct address slot_field(u32 slot, size_t field)
 {
     return at(HOST_CPU,
               (i32)(offsetof(struct translate_cpu, slots) + slot * sizeof(struct translate_slot) + field));

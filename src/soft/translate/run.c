@@ -48,7 +48,7 @@ static void reset(struct translate_cpu *t)
 
 static bool translatable(const struct translate_cpu *t, const struct block *b)
 {
-    return (b->mode & SOFT_MODE_CODE64) && b->gpa2 == BLOCK_NO_PAGE && b != t->soft.interpret->scratch;
+    return (b->mode & SOFT_MODE_CODE64) && b != t->soft.interpret->scratch;
 }
 
 /* --- writes to code (T5) --- */
@@ -150,6 +150,15 @@ static void link_exit(struct translate_cpu *t, u32 number, const struct block *b
         link_to(t, number, b->code);
 }
 
+/* T8: the block was found good for the mapping of both pages. */
+static void note_second_page(struct translate_cpu *t, const struct translation *code)
+{
+    struct soft_cpu *c = &t->soft;
+    u64 page = c->s->rip & PAGE_MASK;
+    soft_note_executed(c, page + PAGE_SIZE);
+    t->slots[code->slot].key = page + c->map_key;
+}
+
 /* T7: the block will be found by the address that it has now. */
 static void note_address(struct translate_cpu *t, const struct block *b)
 {
@@ -157,6 +166,8 @@ static void note_address(struct translate_cpu *t, const struct block *b)
     u64 rip = c->s->rip, key = b->gpa ^ c->mode_key;
     void *code = translation_entry(t, b->code, ENTRY_SAVED_CHECKED);
     soft_note_executed(c, rip);
+    if (b->gpa2 != BLOCK_NO_PAGE)
+        note_second_page(t, b->code);
     t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)] = (struct code_cache_entry){key, code};
     t->jump_cache[(rip ^ (u32)rip >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)] =
         (struct jump_cache_entry){rip, c->map_key, code, 0};

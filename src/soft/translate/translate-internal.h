@@ -64,6 +64,7 @@ struct translation {
     u32 size;  /* bytes of code */
     u32 links; /* the first exit that is patched to here; 0 is none */
     u32 runs;  /* entries from the run loop, counted in lock-step */
+    u32 slot;  /* of a block that ends in the next page: its key is that of the last good mapping (T8) */
 };
 
 /* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
@@ -390,7 +391,8 @@ void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecoded
 
 void way_out(struct translator *x, i32 off); /* the block ends here and goes on at @off of the page */
 void leave(struct translator *x, const struct way_out *w); /* the code of a way out */
-void leave_saved(struct translator *x, i32 off);           /* to the run loop at @off, flags saved */
+struct address slot_field(u32 slot, size_t field);
+void leave_saved(struct translator *x, i32 off); /* to the run loop at @off, flags saved */
 
 /* C: pointer to where a push goes. */
 void push_pointer(struct translator *x);
