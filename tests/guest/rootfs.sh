@@ -1,8 +1,10 @@
 # Sourced after lib.sh by tests that run Debian's own programs from a disk.
 # rootfs SCRIPT: boots with the Debian tree on /dev/vda, runs SCRIPT in it in the guest ($LOG) and, as the
 # oracle, on the host ($WORK/host.log), both chrooted. What the script prints must not depend on time.
-ROOTFS=$GUEST/rootfs.img
-"$TOOLS/make-rootfs" "$ROOTFS" 2G openssl xz-utils zstd gzip bzip2 sqlite3 python3-minimal libpython3-stdlib stress-ng bc perl-base mawk >&2 ||
+# ROOTFS_PACKAGES and ROOTFS_NAME, set before, choose another tree.
+ROOTFS=$GUEST/${ROOTFS_NAME:-rootfs}.img
+# shellcheck disable=SC2086
+"$TOOLS/make-rootfs" "$ROOTFS" ${ROOTFS_SIZE:-2G} ${ROOTFS_PACKAGES:-openssl xz-utils zstd gzip bzip2 sqlite3 python3-minimal libpython3-stdlib stress-ng bc perl-base mawk} >&2 ||
     skip "no Debian tree (needs root and mmdebstrap)"
 
 rootfs_boot() { # rootfs_boot SECONDS [options]: /script of the initramfs runs $WORK/compute in the tree
