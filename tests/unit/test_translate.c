@@ -146,6 +146,20 @@ static void a_full_cache_is_emptied_and_filled_again(void **state)
     }
 }
 
+/* A vector register is stored into the page of the code that runs: the block ends there, and not twice. */
+PROGRAM(p_vector_into_code, 64,
+        "mov $50, %ecx\nxor %eax, %eax\nxor %ebx, %ebx\n"
+        "1: inc %eax\nmovups %xmm0, 3f(%rip)\ninc %ebx\ndec %ecx\njnz 1b\njmp 4f\n"
+        "3: .fill 16, 1, 0x90\n4: nop");
+
+static void a_vector_stored_beside_the_code_is_stored_once(void **state)
+{
+    struct machine *m = *state;
+    machine_run_program(m, p_vector_into_code);
+    assert_int_equal(GPR(m, RAX), 50);
+    assert_int_equal(GPR(m, RBX), 50);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -158,6 +172,7 @@ int main(void)
         T(a_fault_in_a_loop_has_the_state_of_its_instruction),
         T(division_by_zero_in_a_loop_is_a_fault),
         T(a_full_cache_is_emptied_and_filled_again),
+        T(a_vector_stored_beside_the_code_is_stored_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

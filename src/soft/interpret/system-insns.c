@@ -41,8 +41,7 @@ H(insn_native_no_flags)
     c->cur = i;
     c->insn_rip = insn_rip(c, i);
     native_run(c, i->stub, la);
-    if (unlikely(c->stop_block))
-        DONE;
+    AFTER_WRITE;
     NEXT;
 }
 
