@@ -94,6 +94,8 @@ static void decode_all(struct translator *x)
         flags_note(x, n);
     }
     flags_find_live(x);
+    if (x->b->gpa2 != BLOCK_NO_PAGE)
+        x->live[0] = true; /* for emit_crossing_check() */
 }
 
 /* --- entries (T5) --- */
