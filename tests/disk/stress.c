@@ -222,6 +222,7 @@ struct setup {
     struct qcow2_create create;
     u64 base_size; /* 0: none */
     enum block_cache cache;
+    enum block_aio aio;
 };
 
 static void fill(u8 *buf, u64 sector, u64 version)
@@ -457,7 +458,7 @@ static void run_ops(struct engine *e, u64 ops)
 
 static void engine_open(struct engine *e, const struct setup *s, unsigned queues)
 {
-    struct block_options o = {.format = BLOCK_FORMAT_QCOW2, .cache = s->cache};
+    struct block_options o = {.format = BLOCK_FORMAT_QCOW2, .cache = s->cache, .aio = s->aio};
     struct error err;
     *e = (struct engine){.setup = s, .queues = queues};
     e->disk = block_open(s->path, &o, &err);
@@ -493,7 +494,15 @@ static void make_base(struct setup *s)
     (void)close(fd);
 }
 
-static void choose_setup(struct setup *s, const char *dir)
+static bool direct_works(const char *dir)
+{
+    int fd = open(dir, O_RDWR | O_TMPFILE | O_DIRECT | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        (void)close(fd);
+    return fd >= 0;
+}
+
+static void choose_setup(struct setup *s, const char *dir, bool cut_later)
 {
     static const unsigned bits[] = {9, 10, 12, 14, 16, 16, 16, 17, 21};
     (void)snprintf(s->path, sizeof s->path, "%s/top.qcow2", dir);
@@ -509,7 +518,9 @@ static void choose_setup(struct setup *s, const char *dir)
         s->create.refcount_bits = 1u << below(7);
         s->create.lazy_refcounts = below(4) == 0;
     }
-    s->cache = BLOCK_CACHE_WRITEBACK;
+    s->cache = !cut_later && below(3) == 0 && direct_works(dir) ? BLOCK_CACHE_NONE : BLOCK_CACHE_WRITEBACK;
+    s->aio =
+        cut_later || below(2) ? BLOCK_AIO_THREADS : BLOCK_AIO_AUTO; /* writes by io_uring cannot be cut */
     s->base_size = below(2) ? ALIGN_DOWN(below(s->create.size * 5 / 4) + 1, (u64)SECTOR) : 0;
     if (s->base_size) {
         make_base(s);
@@ -651,13 +662,13 @@ static void check_flushed(const struct setup *s, const u8 *data, u64 sectors)
 
 static u8 *ours, *theirs;
 
-static void begin_round(struct setup *s, const char *dir, u64 seed)
+static void begin_round(struct setup *s, const char *dir, u64 seed, bool cut_later)
 {
     struct error err;
     rng_state = seed;
     memset(model, 0, sizeof *model);
     model->version = 1;
-    choose_setup(s, dir);
+    choose_setup(s, dir, cut_later);
     describe(s, seed);
     (void)unlink(s->path);
     if (qcow2_create(s->path, &s->create, &err) < 0)
@@ -822,7 +833,7 @@ int main(int argc, char **argv)
     if (model == MAP_FAILED || !ours || !theirs)
         die("out of memory");
     for (u64 r = 0; r < rounds; r++) {
-        begin_round(&s, dir, seed + r);
+        begin_round(&s, dir, seed + r, strcmp(mode, "run") != 0);
         unsigned q =
             queues ? (unsigned)MIN(queues, (u64)MAX_QUEUES) : 1 + (unsigned)(r % 2) * (MAX_QUEUES - 1);
         if (!strcmp(mode, "run"))

@@ -12,6 +12,7 @@
 #include "backend/block/file.h"
 #include "backend/block/pool.h"
 #include "backend/block/qcow2.h"
+#include "backend/block/uring.h"
 #include "base/lock.h"
 
 /* Bounds on what a file can make us allocate; the first three are those of QEMU. */
@@ -97,6 +98,7 @@ struct qcow2 {
     struct block_device base;
     struct host_file file;
     struct block_pool pool;
+    struct block_uring *uring;    /* NULL: threads only */
     struct block_device *backing; /* NULL: none, or not to be looked at */
     char *backing_name, *backing_format;
     struct qcow2_header header;

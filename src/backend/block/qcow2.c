@@ -1,11 +1,11 @@
 /*
  * Requests on a qcow2 image, its life and its size.
  *
- * A request is executed with blocking calls by a thread of the pool, or at once by the submitter when it
- * reads or overwrites one piece of the file that the page cache has. Metadata are looked up and changed
- * under `lock`; data move without it. What keeps clusters from being moved or freed under a transfer is
- * the list of busy ranges: shared by those that read or overwrite, exclusive to those that change what
- * the range is mapped to.
+ * A request that reads or overwrites one piece of the file is done at once by the submitter, when the page
+ * cache has it, or given to io_uring; others are executed with blocking calls by a thread of the pool.
+ * Metadata are looked up and changed under `lock`; data move without it. What keeps clusters from being moved
+ * or freed under a transfer is the list of busy ranges: shared by those that read or overwrite, exclusive to
+ * those that change what the range is mapped to.
  */
 #include <errno.h>
 
@@ -507,45 +507,94 @@ int qcow2_execute(struct block_device *b, const struct block_request *r)
     }
 }
 
+/* A transfer of one piece of the file that io_uring is doing for @original. */
+struct transfer {
+    struct block_request r;
+    struct block_request *original;
+    struct busy_range busy;
+};
+
 /* One piece of the file, known without reading, and not changing hands meanwhile. */
-static bool begin_at_once(struct qcow2 *q, const struct block_request *r, struct map_extent *e,
-                          struct busy_range *busy)
+static bool begin_transfer(struct qcow2 *q, const struct block_request *r, struct map_extent *e,
+                           struct busy_range *busy)
 {
     busy->first = ALIGN_DOWN(r->offset, (u64)q->cluster_size);
     busy->last = (r->offset + r->len - 1) | (q->cluster_size - 1);
     busy->exclusive = false;
-    if (conflicts(q, busy) || qcow2_map_cached(q, r->offset, r->len, e) < 0 || e->len < r->len ||
-        e->kind != MAP_NORMAL || (r->op == BLOCK_WRITE && !e->in_place))
-        return false;
-    list_push_back(&q->busy, &busy->link);
-    return true;
+    lock_acquire(&q->lock);
+    bool good = !conflicts(q, busy) && qcow2_map_cached(q, r->offset, r->len, e) == 0 && e->len == r->len &&
+                e->kind == MAP_NORMAL && (r->op == BLOCK_READ || e->in_place);
+    if (good)
+        list_push_back(&q->busy, &busy->link);
+    lock_drop(&q->lock);
+    return good;
+}
+
+static bool plain_transfer(const struct qcow2 *q, const struct block_request *r)
+{
+    return r->op <= BLOCK_WRITE && r->iovcnt <= FILE_MAX_IOV - 2 && r->len && r->len <= INT32_MAX &&
+           r->offset <= q->base.size && r->len <= q->base.size - r->offset &&
+           !(r->op == BLOCK_WRITE && q->base.read_only);
 }
 
 static bool do_at_once(struct qcow2 *q, const struct block_request *r)
 {
     struct map_extent e;
     struct busy_range busy;
-    if (r->op > BLOCK_WRITE || r->len > AT_ONCE_MAX || r->iovcnt > FILE_MAX_IOV - 2 || !r->len ||
-        r->offset > q->base.size || r->len > q->base.size - r->offset || q->file.cache == BLOCK_CACHE_NONE ||
-        (r->op == BLOCK_WRITE && q->base.read_only))
+    if (r->len > AT_ONCE_MAX || q->file.cache == BLOCK_CACHE_NONE || !begin_transfer(q, r, &e, &busy))
         return false;
-    lock_acquire(&q->lock);
-    bool good = begin_at_once(q, r, &e, &busy);
-    lock_drop(&q->lock);
-    if (!good)
-        return false;
-    good = host_file_transfer_now(&q->file, r->op, r->iov, r->iovcnt, e.host, r->len);
+    bool good = host_file_transfer_now(&q->file, r->op, r->iov, r->iovcnt, e.host, r->len);
     busy_end_unlocked(q, &busy);
     return good;
+}
+
+/* What came out short or failed is executed once more by a thread. */
+static void uring_done(void *owner, struct block_request *r, int result)
+{
+    struct qcow2 *q = owner;
+    struct transfer *t = container_of(r, struct transfer, r);
+    struct block_request *original = t->original;
+    busy_end_unlocked(q, &t->busy);
+    if (result == (int)r->len)
+        block_pool_finish(&q->pool, original, 0);
+    else
+        block_pool_add(&q->pool, original);
+    free(t);
+    block_pool_leave(&q->pool);
+}
+
+static bool submit_uring(struct qcow2 *q, struct block_request *r)
+{
+    struct map_extent e;
+    struct transfer *t = q->uring ? malloc(sizeof *t) : NULL;
+    if (!t)
+        return false;
+    if (begin_transfer(q, r, &e, &t->busy)) {
+        t->r = *r;
+        t->r.offset = e.host;
+        t->original = r;
+        block_pool_enter(&q->pool);
+        if (block_uring_submit(q->uring, &t->r, host_file_fd(&q->file, r->iov, r->iovcnt, e.host)))
+            return true;
+        block_pool_leave(&q->pool);
+        busy_end_unlocked(q, &t->busy);
+    }
+    free(t);
+    return false;
 }
 
 static void qcow2_submit(struct block_device *b, struct block_request *r)
 {
     struct qcow2 *q = from_base(b);
-    if (do_at_once(q, r))
-        block_pool_finish(&q->pool, r, 0);
-    else
-        block_pool_add(&q->pool, r);
+    if (plain_transfer(q, r)) {
+        if (do_at_once(q, r)) {
+            block_pool_finish(&q->pool, r, 0);
+            return;
+        }
+        if (submit_uring(q, r))
+            return;
+    }
+    block_pool_add(&q->pool, r);
 }
 
 static void qcow2_drain(struct block_device *b)
@@ -713,6 +762,7 @@ static int qcow2_resize(struct block_device *b, u64 size, struct error *err)
 static void qcow2_free(struct qcow2 *q)
 {
     block_pool_stop(&q->pool);
+    block_uring_free(q->uring);
     block_pool_release(&q->pool);
     block_close(q->backing);
     qcow2_snapshots_free(q);
@@ -894,6 +944,17 @@ static int open_backing(struct qcow2 *q, const struct block_options *o, const st
     return q->backing ? 0 : error_set(err, why.code, "backing file of '%s': %s", q->base.path, why.text);
 }
 
+static int start_threads(struct qcow2 *q, const struct block_options *o, struct error *err)
+{
+    if (o->aio != BLOCK_AIO_THREADS) {
+        q->uring = block_uring_new(uring_done, q);
+        if (!q->uring && o->aio == BLOCK_AIO_URING)
+            return error_set(err, ENOSYS, "io_uring is not available for '%s' (use aio=threads)",
+                             q->base.path);
+    }
+    return block_pool_start(&q->pool, err);
+}
+
 static int open_image(struct qcow2 *q, const struct block_options *o, const struct block_chain *above,
                       struct error *err)
 {
@@ -916,7 +977,7 @@ static int open_image(struct qcow2 *q, const struct block_options *o, const stru
     ret = open_backing(q, o, above, err);
     if (ret == 0)
         ret = repair_lazy(q, o, err);
-    return ret < 0 || o->synchronous ? ret : block_pool_start(&q->pool, err);
+    return ret < 0 || o->synchronous ? ret : start_threads(q, o, err);
 }
 
 struct block_device *qcow2_open(const char *path, const struct block_options *o,
