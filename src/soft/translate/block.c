@@ -105,6 +105,28 @@ struct stale_jumps {
     u8 *jump[2], *budget[2];
 };
 
+/* Are flags that come into the block saved to arith_flags before anything else is done with them? */
+static bool saves_first(struct translator *x)
+{
+    if (x->b->gpa2 != BLOCK_NO_PAGE)
+        return true;
+    for (unsigned n = 0; x->live[0] && n < x->b->count; n++) {
+        const struct insn *i = &x->b->insn[n];
+        if (!x->native[n])
+            return true;
+        decode(x, n);
+        if (i->flags & INSN_BRANCH)
+            return x->z.mnemonic == ZYDIS_MNEMONIC_CALL || x->z.mnemonic == ZYDIS_MNEMONIC_RET;
+        const ZydisDecodedOperand *m = memory_operand(x);
+        if ((m && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN) || x->z.mnemonic == ZYDIS_MNEMONIC_PUSH ||
+            x->z.mnemonic == ZYDIS_MNEMONIC_POP || x->z.mnemonic == ZYDIS_MNEMONIC_LEAVE)
+            return true;
+        if (is_vector(i) || translate_reads_flags(&x->z) || translate_writes_flags(&x->z))
+            return false;
+    }
+    return false;
+}
+
 /* In lock-step a run enters just so many blocks. Returns the jump that is taken after them; no flags are
  * touched. */
 static u8 *emit_budget(struct translator *x)
@@ -118,8 +140,13 @@ static u8 *emit_budget(struct translator *x)
     return emit_jump(e, CC_ALWAYS);
 }
 
-/* Where the flags are at an entry is known even if they are dead: what leaves there leaves with them. */
-static void emit_entries(struct translator *x, struct translation *code, struct stale_jumps *to_stale)
+static u8 *entry_budget(struct translator *x)
+{
+    return x->t->options.lockstep ? emit_budget(x) : NULL;
+}
+
+/* Returns the byte of a jump to ENTRY_HOST. */
+static u8 *emit_host_check(struct translator *x, struct translation *code, struct stale_jumps *to_stale)
 {
     struct emit *e = x->e;
     code->entry[ENTRY_HOST_CHECKED] = e->at;
@@ -127,26 +154,64 @@ static void emit_entries(struct translator *x, struct translation *code, struct 
     emit_bytes(e, "\xe3\x00", 2); /* jrcxz */
     u8 *go = e->at - 1;
     to_stale->jump[0] = emit_jump(e, CC_ALWAYS);
+    return go;
+}
+
+static void emit_host_entry(struct translator *x, struct translation *code, struct stale_jumps *to_stale,
+                            u8 *go)
+{
+    code->entry[ENTRY_HOST] = x->e->at;
+    *go = (u8)(x->e->at - (go + 1));
+    to_stale->budget[0] = entry_budget(x);
+    if (x->starts_saved)
+        emit_save_flags(x->e);
+}
+
+static void emit_saved_entry(struct translator *x, struct translation *code, struct stale_jumps *to_stale)
+{
+    struct emit *e = x->e;
     code->entry[ENTRY_SAVED_CHECKED] = e->at;
     emit_rm(e, &(struct encoding){.opcode = 0x83, .reg = 7, .imm_len = 1}, CPU(kick));
     to_stale->jump[1] = emit_jump(e, CC_NE);
     code->entry[ENTRY_SAVED] = e->at;
-    u8 *over = NULL;
-    if (x->t->options.lockstep)
-        to_stale->budget[1] = emit_budget(x);
-    if (x->live[0])
-        emit_load_flags(e);
-    else
-        emit_bytes(e, "\x0f\x1f\x44\x00\x00", ENTRY_PATCH); /* nop */
-    if (x->t->options.lockstep)
+    to_stale->budget[1] = entry_budget(x);
+}
+
+/*
+ * Where the flags are at an entry is known even if they are dead: what leaves there leaves with them. The
+ * body begins with them in arith_flags alone where it would save them first (x->starts_saved). The entry that
+ * is likely to be hot goes straight into it.
+ */
+static void emit_entries(struct translator *x, struct translation *code, struct stale_jumps *to_stale)
+{
+    struct emit *e = x->e;
+    const struct insn *last = &x->b->insn[x->b->count - 1];
+    bool loop = (last->flags & INSN_BRANCH) && last->disp == 0;
+    u8 *go = NULL, *over = NULL;
+    if (x->starts_saved && !loop) {
+        go = emit_host_check(x, code, to_stale);
+        emit_host_entry(x, code, to_stale, go);
         over = emit_jump(e, CC_ALWAYS);
-    code->entry[ENTRY_HOST] = e->at;
-    *go = (u8)(e->at - (go + 1));
-    x->body = e->at;
-    if (x->t->options.lockstep) {
-        to_stale->budget[0] = emit_budget(x);
+        emit_saved_entry(x, code, to_stale);
         emit_set_target(over, e->at);
+        x->patched_to = code->entry[ENTRY_SAVED] + ENTRY_PATCH;
+        return;
     }
+    if (!x->starts_saved)
+        go = emit_host_check(x, code, to_stale);
+    emit_saved_entry(x, code, to_stale);
+    if (x->live[0] && !x->starts_saved)
+        emit_load_flags(e);
+    if (x->starts_saved || x->t->options.lockstep)
+        over = emit_jump(e, CC_ALWAYS);
+    else if (!x->live[0])
+        emit_bytes(e, "\x0f\x1f\x44\x00\x00", ENTRY_PATCH); /* nop: room for a patch */
+    if (x->starts_saved)
+        go = emit_host_check(x, code, to_stale);
+    emit_host_entry(x, code, to_stale, go);
+    if (over)
+        emit_set_target(over, e->at);
+    x->patched_to = code->entry[ENTRY_HOST] + ENTRY_PATCH;
 }
 
 /* Back to the run loop, which finds out why. */
@@ -242,8 +307,8 @@ static void emit_crossing_check(struct translator *x, u32 slot)
 static void emit_body(struct translator *x, struct translation *code)
 {
     unsigned count = x->b->count;
-    x->flags_in_host = true;
-    x->flags_saved = false;
+    x->flags_in_host = !x->starts_saved;
+    x->flags_saved = x->starts_saved;
     if (x->b->gpa2 != BLOCK_NO_PAGE) {
         code->slot = x->t->slot_count++;
         x->t->slots[code->slot] = (struct translate_slot){.off = x->block_off};
@@ -282,6 +347,7 @@ void translate_block(struct translate_cpu *t, struct block *b)
     *code = (struct translation){0};
     u8 *start = e->at;
     struct stale_jumps to_stale = {0};
+    x.starts_saved = saves_first(&x);
     emit_entries(&x, code, &to_stale);
     emit_body(&x, code);
     emit_slow_paths(&x);

@@ -106,7 +106,7 @@ static enum entry entry_for(const struct translator *x, i32 from, i32 off)
 static void add_way(struct translator *x, u8 cc, i32 from, i32 off)
 {
     struct emit *e = x->e;
-    if (e->at < x->body + ENTRY_PATCH)
+    if (e->at < x->patched_to)
         emit_bytes(e, "\x0f\x1f\x44\x00\x00", 5); /* nop: two patches must not overlap (T5, T6) */
     if (cc == CALL_ALWAYS) {
         emit8(e, 0xe8);

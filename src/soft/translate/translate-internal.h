@@ -253,7 +253,8 @@ struct translator {
     struct emit *e;
     struct block *b;
     i32 block_off;      /* of the block in its page */
-    u8 *body;           /* where ENTRY_HOST leads */
+    u8 *patched_to;     /* how far what covers the entries of stale code reaches into the block */
+    bool starts_saved;  /* flags are in arith_flags at the start, otherwise in the host's */
     unsigned index;     /* of the instruction */
     bool flags_in_host; /* T2 */
     bool flags_saved;
