@@ -13,6 +13,10 @@
 #define COUNTERS(X)                                                      \
     X(insns, "guest instructions executed")                              \
     X(blocks_run, "blocks entered")                                      \
+    X(blocks_interpreted, "of these interpreted by the translator")      \
+    X(blocks_translated, "blocks translated")                            \
+    X(exits_unlinked, "exits from translated code to be linked")         \
+    X(exits_stopped, "exits since a handler stopped the block")          \
     X(blocks_decoded, "blocks decoded")                                  \
     X(blocks_invalidated, "blocks dropped after a write")                \
     X(tlb_misses, "walks of page tables by the software TLB")            \

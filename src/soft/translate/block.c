@@ -361,6 +361,7 @@ void translate_block(struct translate_cpu *t, struct block *b)
     code->start = start + e->to_exec;
     code->size = (u32)(e->at - start);
     b->code = code;
+    t->soft.vcpu->counters.blocks_translated++;
     if (trace_on(translate))
         translate_dump(t, b, t->soft.s->rip, &x, dump_trace);
 }

@@ -247,8 +247,11 @@ static void run_blocks(struct soft_cpu *c)
             if (epoch == t->epoch)
                 link_exit(t, left_by, b);
             left_by = run_translated(t, b);
+            c->vcpu->counters.exits_unlinked += left_by != 0;
+            c->vcpu->counters.exits_stopped += c->stop_block;
         } else {
             run_interpreted(c, b);
+            c->vcpu->counters.blocks_interpreted++;
             left_by = 0;
         }
     }
