@@ -28,7 +28,7 @@
 
 /* --- software TLB (mmu.c) --- */
 
-#define SOFT_TLB_BITS 11
+#define SOFT_TLB_BITS 12
 #define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
 
 /*

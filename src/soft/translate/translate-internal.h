@@ -102,7 +102,7 @@ struct jump_cache_entry {
 };
 
 /* Code by guest-physical address and mode. */
-#define CODE_CACHE_BITS 14
+#define CODE_CACHE_BITS 16
 struct code_cache_entry {
     u64 key;
     void *code;
