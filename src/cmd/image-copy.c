@@ -337,8 +337,9 @@ static int compare(const struct compare_options *o, struct block_device *a, stru
         n = MIN(na, nb);
         same = first_difference(buf, a_zero, buf + IMAGE_BUFFER, b_zero, n);
         if (same < n) {
+            same += at;
             if (!o->quiet)
-                printf("Content mismatch at offset %llu!\n", (unsigned long long)(at + same));
+                printf("Content mismatch at offset %llu!\n", (unsigned long long)same);
             return 1;
         }
         progress_show(&p, at + n);

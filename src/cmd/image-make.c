@@ -49,7 +49,7 @@ static enum qcow2_prealloc prealloc_of(const char *name)
     static const char *const names[] = {"off", "metadata", "falloc", "full"};
     unsigned i = 0;
 
-    while (name && i < ARRAY_SIZE(names) - 1 && strcmp(name, names[i]))
+    while (name && i < ARRAY_SIZE(names) - 1 && strcmp(name, names[i]) != 0)
         i++;
     return (enum qcow2_prealloc)i;
 }

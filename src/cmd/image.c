@@ -63,8 +63,8 @@ int image_options(const struct option *list, void *target, int argc, char **argv
     struct error err;
     int operands;
 
-    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
-        if (strcmp(argv[i], "--help"))
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") != 0)
             continue;
         printf("Usage: trapeze image %s\n\n", usage_line);
         options_help(list, stdout);

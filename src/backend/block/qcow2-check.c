@@ -203,6 +203,8 @@ static void check_described(struct check *c)
 static int count_all(struct check *c)
 {
     struct qcow2 *q = c->q;
+    if (!c->refs)
+        return -ENOMEM;
     memset(c->refs, 0, c->clusters * sizeof *c->refs);
     c->out->allocated_clusters = c->out->compressed_clusters = c->out->fragmented_clusters = 0;
     c->out->corruptions = c->out->leaks = 0;

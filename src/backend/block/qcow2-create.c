@@ -75,7 +75,7 @@ static int make_file(const char *path, const struct qcow2_header *h, struct erro
 int qcow2_create(const char *path, const struct qcow2_create *c, struct error *err)
 {
     struct block_options o = {.format = BLOCK_FORMAT_QCOW2, .no_backing = true, .synchronous = true};
-    struct qcow2_header h;
+    struct qcow2_header h = {0};
     int ret = fill_header(&h, c, err);
     if (ret == 0)
         ret = make_file(path, &h, err);
@@ -97,7 +97,7 @@ int qcow2_create(const char *path, const struct qcow2_create *c, struct error *e
 
 static int preallocate_run(struct qcow2 *q, u64 cluster, u64 want, u64 *got, u64 *host)
 {
-    bool fresh;
+    bool fresh = false;
     lock_acquire(&q->lock);
     u64 entry = 0;
     int ret = qcow2_l2_get(q, cluster, &entry);
@@ -141,7 +141,7 @@ static int take_space(struct qcow2 *q, enum qcow2_prealloc how, u64 host, u64 le
 int qcow2_preallocate(struct block_device *b, enum qcow2_prealloc how, struct error *err)
 {
     struct qcow2 *q = qcow2_of(b);
-    u64 clusters = clusters_of(q, b->size), host = 0, got, most = 1ull << 14;
+    u64 clusters = clusters_of(q, b->size), host = 0, got = 0, most = 1ull << 14;
     int ret = 0;
     if (how == QCOW2_PREALLOC_OFF)
         return 0;
