@@ -280,7 +280,7 @@ int qcow2_header_rewrite(struct qcow2 *q, struct error *err)
     h->backing_offset = name_len ? at : 0;
     h->backing_len = (u32)name_len;
     if (name_len)
-        memcpy(buf + at, q->backing_name, name_len);
+        put_text(buf + at, q->backing_name);
     u8 head[OUR_LENGTH];
     qcow2_header_fill(h, head);
     memcpy(buf, head, fixed);

@@ -155,6 +155,15 @@ static inline void put_be16(void *p, u16 v)
     put_le16(p, __builtin_bswap16(v));
 }
 
+/* Text in the file has no terminator. Returns its length. */
+static inline size_t put_text(u8 *p, const char *text)
+{
+    size_t n = 0;
+    for (; text[n]; n++)
+        p[n] = (u8)text[n];
+    return n;
+}
+
 static inline u64 clusters_of(const struct qcow2 *q, u64 bytes)
 {
     return (bytes + q->cluster_size - 1) >> q->header.cluster_bits;

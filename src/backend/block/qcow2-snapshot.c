@@ -128,8 +128,8 @@ static void pack(u8 *p, const struct qcow2_snapshot *s)
     put_be64(x + 16, s->icount);
     memcpy(x + EXTRA_BYTES, s->extra, s->extra_len);
     x += EXTRA_BYTES + s->extra_len;
-    memcpy(x, s->id, id_len);
-    memcpy(x + id_len, s->name, name_len);
+    x += put_text(x, s->id);
+    put_text(x, s->name);
 }
 
 static u64 table_bytes(const struct qcow2_snapshot *s, u32 count)
