@@ -232,8 +232,8 @@ int qcow2_l2_set(struct qcow2 *q, u64 cluster, u64 entry, bool free_old)
         ret = own_table(q, index);
     if (ret == 0)
         ret = find_slice(q, cluster, false, &slot, &p);
-    if (ret < 0)
-        return ret;
+    if (ret < 0 || !slot)
+        return ret < 0 ? ret : -EIO;
     u64 old = be64(p);
     put_be64(p, entry);
     table_cache_dirty(&q->l2, slot);

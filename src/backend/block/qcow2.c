@@ -335,21 +335,30 @@ static int write_range(struct qcow2 *q, const struct block_request *r)
     return 0;
 }
 
+/* Claims the range: shared when all of it can be overwritten where it is. Lock held. */
+static int begin_write(struct qcow2 *q, const struct block_request *r, struct busy_range *busy)
+{
+    bool in_place = false, still = false;
+    int ret = all_in_place(q, r->offset, r->len, &in_place);
+    if (ret < 0)
+        return ret;
+    if (!busy_begin(q, busy, r->offset, r->len, !in_place) || !in_place)
+        return 0;
+    /* It had to wait: the answer may be another now. */
+    ret = all_in_place(q, r->offset, r->len, &still);
+    if (ret == 0 && still)
+        return 0;
+    busy_end(q, busy);
+    if (ret == 0)
+        (void)busy_begin(q, busy, r->offset, r->len, true);
+    return ret;
+}
+
 static int execute_write(struct qcow2 *q, const struct block_request *r)
 {
     struct busy_range busy;
-    bool in_place = false;
     lock_acquire(&q->lock);
-    int ret = all_in_place(q, r->offset, r->len, &in_place);
-    while (ret == 0 && busy_begin(q, &busy, r->offset, r->len, !in_place)) {
-        /* After a wait the answer may be another. */
-        bool now = false;
-        ret = all_in_place(q, r->offset, r->len, &now);
-        if (ret == 0 && (now || !in_place))
-            break;
-        in_place = now;
-        busy_end(q, &busy);
-    }
+    int ret = begin_write(q, r, &busy);
     lock_drop(&q->lock);
     if (ret < 0)
         return ret;
