@@ -213,7 +213,7 @@ static int own_table(struct qcow2 *q, u64 index)
 
 int qcow2_l2_get(struct qcow2 *q, u64 cluster, u64 *entry)
 {
-    struct table_slot *slot;
+    struct table_slot *slot = NULL;
     u8 *p = NULL;
     int ret = find_slice(q, cluster, false, &slot, &p);
     *entry = ret == 0 && slot ? be64(p) : 0;
@@ -223,7 +223,7 @@ int qcow2_l2_get(struct qcow2 *q, u64 cluster, u64 *entry)
 int qcow2_l2_set(struct qcow2 *q, u64 cluster, u64 entry, bool free_old)
 {
     u64 index = cluster >> q->l2_bits, host, count;
-    struct table_slot *slot;
+    struct table_slot *slot = NULL;
     u8 *p = NULL;
     if (index >= q->header.l1_size || q->l2_entry_size != 8)
         return -EINVAL;
