@@ -368,6 +368,36 @@ static void pcids_keep_apart(void **state)
     assert_int_equal(value_at(f, LA), 0x22);
 }
 
+static void global_page_of_the_supervisor_needs_no_walk_after_a_switch(void **state)
+{
+    struct fixture *f = *state;
+    fx_long(f, 0);
+    assert_int_equal(fx_write_cr(f, 4, f->s->cr4 | X86_CR4_PCIDE), FX_NO_FAULT);
+    map_page(f, 0, G);
+    assert_int_equal(value_at(f, LA), 0x11);
+    u64 tag = soft_tlb_entry(f->c, LA)->read[0];
+    assert_int_equal(tag, LA | f->c->ctx);
+    assert_int_equal(fx_write_cr(f, 3, FX_TABLES | 2), FX_NO_FAULT);
+    assert_int_equal(tag, LA | f->c->ctx);
+    assert_int_equal(soft_tlb_entry(f->c, LA)->read[0], tag);
+}
+
+static void many_private_pages_go_with_their_space(void **state)
+{
+    struct fixture *f = *state;
+    fx_long(f, 0);
+    assert_int_equal(fx_write_cr(f, 4, f->s->cr4 | X86_CR4_PCIDE), FX_NO_FAULT);
+    map_page(f, 0, 0);
+    for (unsigned n = 0; n < 2 * SOFT_TLB_SIZE; n++) { /* more often than there are entries */
+        assert_int_equal(value_at(f, LA), 0x11);
+        soft_tlb_invlpg(f->c, LA);
+    }
+    assert_int_equal(value_at(f, LA), 0x11);
+    map_page(f, 1, 0);
+    assert_int_equal(fx_write_cr(f, 3, FX_TABLES | 2), FX_NO_FAULT);
+    assert_int_equal(value_at(f, LA), 0x22);
+}
+
 static void cr3_bit_63_keeps_the_entries(void **state)
 {
     struct fixture *f = *state;
@@ -636,6 +666,8 @@ int main(void)
         T(cr3_write_flushes_all_but_globals),
         T(global_pages_keep_their_permissions_by_class),
         T(pcids_keep_apart),
+        T(global_page_of_the_supervisor_needs_no_walk_after_a_switch),
+        T(many_private_pages_go_with_their_space),
         T(cr3_bit_63_keeps_the_entries),
         T(invlpg_drops_every_piece_of_a_large_page),
         T(contexts_run_out_and_start_over),
