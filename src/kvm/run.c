@@ -30,7 +30,7 @@
 #include "kvm/kvm-internal.h"
 
 #define KICK_SIGNAL (SIGRTMIN + 3)
-#define RESCUE_MAX 16384
+#define RESCUE_MAX 64
 #define RESCUE_SOON 4 /* exits */
 #define GO_ON (-1)    /* instead of an enum vcpu_exit */
 
@@ -177,7 +177,7 @@ static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
     if (!k->rescue && !(k->rescue = ops->attach(vcpu, &vcpu->error)))
         return VCPU_EXIT_ERROR;
     bool soon = vcpu->counters.kvm_exits - k->exits_at_rescue <= RESCUE_SOON;
-    k->burst = soon ? MIN(k->burst * 4, (unsigned)RESCUE_MAX) : 1;
+    k->burst = soon ? MIN(k->burst * 2, (unsigned)RESCUE_MAX) : 1;
     k->exits_at_rescue = vcpu->counters.kvm_exits;
     vcpu->counters.kvm_rescues++;
     trace_rescue(k);

@@ -121,7 +121,6 @@ struct interpret_private {
     u32 pauses;            /* PAUSE instructions executed */
     unsigned max_insns;    /* of a block */
     bool repeating;        /* a REP string instruction was left between two iterations */
-    u64 stretch_end;       /* value of counters.insns at which interpret_stretch() ends; 0: not in one */
     bool uncached;         /* every block is: others write to RAM without notice */
     bool exclusive;        /* inside an exclusive section: to be ended after a fault */
     struct written_page written[WRITTEN_PAGES];

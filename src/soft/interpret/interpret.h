@@ -19,7 +19,4 @@ void interpret_detach(struct soft_cpu *c);
  */
 enum vcpu_exit interpret_step(struct soft_cpu *c, unsigned count);
 
-/* Executes about @count instructions, in blocks. Less when somebody wants the vCPU. */
-enum vcpu_exit interpret_stretch(struct soft_cpu *c, u64 count);
-
 #endif

@@ -1,8 +1,7 @@
 /*
  * The interpreter in the service of an engine that met an instruction it cannot do. RAM and state change
- * behind its back between two steps. A short step caches nothing: blocks are decoded anew, and no page is
- * marked as code. A long one, of a vCPU that is alone with its RAM, keeps blocks; those from the step before
- * are compared with their bytes in RAM before they are used again.
+ * behind its back between two steps, so nothing is cached: blocks are decoded anew each time, and no page
+ * is marked as code.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,6 +27,7 @@ static void *attach(struct vcpu *vcpu, struct error *err)
         free(c);
         return NULL;
     }
+    c->interpret->uncached = true;
     return c;
 }
 
@@ -38,9 +38,6 @@ static void detach(void *rescue)
     soft_cpu_release(c);
     free(c);
 }
-
-/* From so many instructions on it pays to keep blocks. */
-#define STRETCH_MIN 64u
 
 /* For --stats. */
 static void count_instruction(struct soft_cpu *c)
@@ -65,11 +62,7 @@ static enum vcpu_exit step(void *rescue, unsigned count)
     if (soft_take_back(c) && count < 2)
         count = 2; /* not to stand there again, if it was right after all */
     count_instruction(c);
-    c->interpret->uncached = count < STRETCH_MIN || c->vcpu->vm->vcpu_count > 1;
-    if (c->interpret->uncached)
-        return interpret_step(c, MIN(count, STRETCH_MIN));
-    memory_unmark_all_code(c->vcpu->vm->memory);
-    return interpret_stretch(c, count);
+    return interpret_step(c, count);
 }
 
 const struct rescue_ops interpret_rescue = {.attach = attach, .detach = detach, .step = step};

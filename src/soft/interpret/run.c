@@ -137,8 +137,6 @@ bool interpret_must_stop(struct soft_cpu *c)
 static bool must_leave(const struct soft_cpu *c, const unsigned *steps)
 {
     bool asked = vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE;
-    if (unlikely(c->interpret->stretch_end && c->vcpu->counters.insns >= c->interpret->stretch_end))
-        return true;
     return steps ? !*steps || (c->interpret->repeating && asked) : asked;
 }
 
@@ -187,31 +185,6 @@ enum vcpu_exit interpret_step(struct soft_cpu *c, unsigned count)
 {
     c->interpret->repeating = false;
     return run(c, &count);
-}
-
-static void run_blocks_to_the_end_of_the_stretch(struct soft_cpu *c)
-{
-    struct vcpu *vcpu = c->vcpu;
-    do {
-        flags_publish(c, c->s); /* the fetch may raise */
-        struct block *b = block_get(c, 0);
-        c->block_rip = c->s->rip;
-        struct insn *exit = b->insn[0].fn(c, b->insn, c->s, 0);
-        c->cur = NULL;
-        vcpu->counters.blocks_run++;
-        vcpu->counters.insns += exit->count;
-    } while (!c->stop_block && !(vcpu_requests(vcpu) & c->wanted) &&
-             vcpu->counters.insns < c->interpret->stretch_end);
-}
-
-enum vcpu_exit interpret_stretch(struct soft_cpu *c, u64 count)
-{
-    struct interpret_private *p = c->interpret;
-    p->run_blocks = run_blocks_to_the_end_of_the_stretch;
-    p->stretch_end = c->vcpu->counters.insns + count;
-    enum vcpu_exit why = run(c, NULL);
-    p->stretch_end = 0;
-    return why;
 }
 
 /* --- set-up --- */
