@@ -11,12 +11,18 @@
 #include "base/compiler.h"
 
 #define COUNTERS(X)                                                      \
-    X(insns, "guest instructions executed")                              \
-    X(blocks_run, "blocks entered")                                      \
+    X(insns, "guest instructions interpreted")                           \
+    X(blocks_run, "blocks entered from the run loop")                    \
     X(blocks_interpreted, "of these interpreted by the translator")      \
     X(blocks_translated, "blocks translated")                            \
     X(exits_unlinked, "exits from translated code to be linked")         \
     X(exits_stopped, "exits since a handler stopped the block")          \
+    X(exits_request, "exits for interrupts and other requests")          \
+    X(exits_lookup, "exits to a target without code")                    \
+    X(handler_calls, "calls of the interpreter from translated code")    \
+    X(links, "exits linked to their targets")                            \
+    X(translations_stale, "translations that a write made stale")        \
+    X(code_flushes, "times all translations were dropped")               \
     X(blocks_decoded, "blocks decoded")                                  \
     X(blocks_invalidated, "blocks dropped after a write")                \
     X(tlb_misses, "walks of page tables by the software TLB")            \

@@ -235,6 +235,7 @@ static u8 *stale_target(const struct translation *code, enum entry n)
 
 void translation_make_stale(struct translate_cpu *t, struct translation *code)
 {
+    t->soft.vcpu->counters.translations_stale++;
     *code->link = code->next;
     if (code->next)
         code->next->link = code->link;

@@ -37,6 +37,7 @@ static void reset(struct translate_cpu *t)
     t->exit_count = t->slot_count = 0;
     t->full = false;
     t->epoch = t->soft.interpret->epoch;
+    t->soft.vcpu->counters.code_flushes++;
     for (unsigned n = 0; n < ARRAY_SIZE(t->code_cache); n++)
         t->code_cache[n].key = ~0ull;
     for (u64 page = 0; page < ram_pages(t); page++)
@@ -96,6 +97,7 @@ static bool make_current(struct translate_cpu *t, struct block *b)
 
 static void link_to(struct translate_cpu *t, u32 number, struct translation *code)
 {
+    t->soft.vcpu->counters.links++;
     struct translate_exit *x = &t->exits[number];
     emit_set_target(x->patch, code->entry[x->entry]);
     x->next = code->links;
@@ -194,6 +196,19 @@ void *translate_find(struct translate_cpu *t, u64 la)
     return found->code;
 }
 
+static void count_exit(struct soft_cpu *c, u32 left_by)
+{
+    struct counters *n = &c->vcpu->counters;
+    if (c->stop_block)
+        n->exits_stopped++;
+    else if (left_by)
+        n->exits_unlinked++;
+    else if (vcpu_requests(c->vcpu) & c->wanted)
+        n->exits_request++;
+    else
+        n->exits_lookup++;
+}
+
 static u32 run_translated(struct translate_cpu *t, struct block *b)
 {
     struct soft_cpu *c = &t->soft;
@@ -205,7 +220,9 @@ static u32 run_translated(struct translate_cpu *t, struct block *b)
     u32 left_by;
     if (t->lockstep && lockstep_run(t, b, &left_by))
         return left_by;
-    return t->thunk.enter(c, translation_entry(t, b->code, ENTRY_SAVED));
+    left_by = t->thunk.enter(c, translation_entry(t, b->code, ENTRY_SAVED));
+    count_exit(c, left_by);
+    return left_by;
 }
 
 static void run_interpreted(struct soft_cpu *c, struct block *b)
@@ -247,8 +264,6 @@ static void run_blocks(struct soft_cpu *c)
             if (epoch == t->epoch)
                 link_exit(t, left_by, b);
             left_by = run_translated(t, b);
-            c->vcpu->counters.exits_unlinked += left_by != 0;
-            c->vcpu->counters.exits_stopped += c->stop_block;
         } else {
             run_interpreted(c, b);
             c->vcpu->counters.blocks_interpreted++;

@@ -112,6 +112,8 @@ static void emit_handlers(struct translate_cpu *t)
     emit_store(e, at(HOST_SP, 0), HOST_A);
     emit_load(e, HOST_D, CPU(s));
     spill(e, HOST_D, HOST_C);
+    emit_load(e, HOST_C, CPU(vcpu));
+    emit_op_rm(e, true, 0xff, 0, at(HOST_C, (i32)offsetof(struct vcpu, counters.handler_calls))); /* inc */
     emit_load(e, HOST_C, at(HOST_A, offsetof(struct translate_group, block_off)));
     emit_op_rm(e, true, 0x03, HOST_C, CPU(page_rip));
     emit_store(e, CPU(block_rip), HOST_C);
