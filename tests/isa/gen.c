@@ -977,6 +977,17 @@ static void start(struct isa_generator *g, struct isa_case *c)
 }
 
 /*
+ * AMD's processors ignore W of VPERMQ and VPERMPD, and heed a rounding of conversions from general registers
+ * that goes with W where W is ignored.
+ */
+static bool w_matters_to_few(const struct isa_generator *g, const struct form *f, const u8 *b)
+{
+    if (f->encoding == ENC_VEX)
+        return (b[1] & 31) == 3 && b[3] <= 1;
+    return g->mode32 && (b[4] == 0x2a || b[4] == 0x7b);
+}
+
+/*
  * A VEX or EVEX instruction with a few bits of its prefix changed, so that the decoder refuses it: then the
  * host must do so, too. Whatever the bits are it stays in that space, where there is no way into the host's
  * kernel; behind it are INT3. In 32-bit code two bits tell the prefix from an older instruction.
@@ -996,9 +1007,8 @@ static bool mangle(struct placing *p, const struct form *f)
     }
     for (u32 i = opcode + 2; i < p->o.n; i++)
         p->o.b[i] = 0xcc;
-    bool from_general = f->encoding == ENC_EVEX && (f->opcode == 0x2a || f->opcode == 0x7b);
-    if (decode(g, &p->o, &p->insn, p->ops) || (g->mode32 && from_general))
-        return false; /* AMD's heed a rounding that goes with W, though W is ignored there */
+    if (decode(g, &p->o, &p->insn, p->ops) || w_matters_to_few(g, f, p->o.b))
+        return false;
     append(p->c, p->o.b, opcode + 2);
     return true;
 }
