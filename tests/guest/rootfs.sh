@@ -28,5 +28,10 @@ rootfs_host() { # the same on the host: $WORK/host-results
     local tree=$WORK/tree
     cp -r --reflink=auto "$ROOTFS.d" "$tree"
     cp "$WORK/compute" "$tree/tmp/compute"
-    { echo begin-results; chroot "$tree" /bin/sh /tmp/compute; echo end-results; } >"$WORK/host-results" 2>&1
+    # Some programs want /proc. The mount goes with its namespace.
+    {
+        echo begin-results
+        unshare -m sh -c 'mount -t proc proc "$1/proc"; exec chroot "$1" /bin/sh /tmp/compute' sh "$tree"
+        echo end-results
+    } >"$WORK/host-results" 2>&1
 }
