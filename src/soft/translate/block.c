@@ -91,6 +91,10 @@ static void decode_all(struct translator *x)
 {
     for (unsigned n = 0; n < x->b->count; n++) {
         x->native[n] = decode(x, n);
+        if (x->native[n]) {
+            x->decoded[n].z = x->z;
+            memcpy(x->decoded[n].op, x->op, x->z.operand_count * sizeof *x->op);
+        }
         flags_note(x, n);
     }
     flags_find_live(x);
@@ -270,7 +274,9 @@ static void emit_handler_run(struct translator *x, unsigned first, unsigned coun
 
 static void emit_native(struct translator *x, unsigned n)
 {
-    decode(x, n);
+    x->index = n;
+    x->z = x->decoded[n].z;
+    memcpy(x->op, x->decoded[n].op, x->z.operand_count * sizeof *x->op);
     x->slow = NULL;
     if (x->b->insn[n].flags & INSN_BRANCH)
         vector_flush(x);
@@ -341,7 +347,12 @@ void translate_block(struct translate_cpu *t, struct block *b)
         t->full = true;
         return;
     }
-    struct translator x = {.t = t, .e = e, .b = b, .block_off = (i32)(b->gpa & ~PAGE_MASK)};
+    struct translator x;
+    memset(&x, 0, offsetof(struct translator, decoded));
+    x.t = t;
+    x.e = e;
+    x.b = b;
+    x.block_off = (i32)(b->gpa & ~PAGE_MASK);
     decode_all(&x);
     struct translation *code = (struct translation *)(t->arena + t->arena_used);
     t->arena_used += ALIGN_UP(sizeof *code, 64);

@@ -279,8 +279,12 @@ struct translator {
     struct x87_last x87_last;
     struct vector_check checks[BLOCK_MAX_INSNS];
     unsigned check_count;
-    ZydisDecodedInstruction z;
+    ZydisDecodedInstruction z; /* of the current instruction */
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    struct {
+        ZydisDecodedInstruction z;
+        ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    } decoded[BLOCK_MAX_INSNS]; /* of the native ones */
 };
 
 /* Emits z; false, with nothing emitted, when it is one for the interpreter's handler. */
