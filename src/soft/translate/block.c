@@ -40,7 +40,7 @@ struct slow_path *slow_path(struct translator *x)
 {
     if (!x->slow) {
         x->slow = &x->slow_paths[x->slow_count++];
-        *x->slow = (struct slow_path){.index = x->index, .x87 = x->x87_last};
+        *x->slow = (struct slow_path){.index = x->index, .count = 1, .x87 = x->x87_last};
     }
     return x->slow;
 }
@@ -64,7 +64,7 @@ static void emit_slow_paths(struct translator *x)
         if (!x->live[p->index])
             flags_redo(x, &x->recipe[p->index]);
         vector_pointers(x, &p->x87);
-        call_group(x, make_group(x, p->index, 1));
+        call_group(x, make_group(x, p->index, p->count));
         vector_emit_return(x, p);
         if (p->reload)
             emit_load_flags(x->e);
@@ -272,7 +272,8 @@ static void emit_handler_run(struct translator *x, unsigned first, unsigned coun
     x->flags_saved = true;
 }
 
-static void emit_native(struct translator *x, unsigned n)
+/* Returns how many instructions it emitted. */
+static unsigned emit_native(struct translator *x, unsigned n)
 {
     x->index = n;
     x->z = x->decoded[n].z;
@@ -280,12 +281,17 @@ static void emit_native(struct translator *x, unsigned n)
     x->slow = NULL;
     if (x->b->insn[n].flags & INSN_BRANCH)
         vector_flush(x);
-    translate_insn(x, &x->b->insn[n]);
+    unsigned count = emit_stack_run(x, n);
+    if (!count) {
+        translate_insn(x, &x->b->insn[n]);
+        count = 1;
+    }
     if (x->slow) {
         x->slow->back = x->e->at;
         x->slow->reload = x->flags_in_host;
         x->slow->vector_known = x->vector_known;
     }
+    return count;
 }
 
 /*
@@ -323,7 +329,7 @@ static void emit_body(struct translator *x, struct translation *code)
     }
     for (unsigned n = 0; n < count && !x->ended;) {
         if (x->native[n]) {
-            emit_native(x, n++);
+            n += emit_native(x, n);
             continue;
         }
         unsigned run = 1;

@@ -159,6 +159,26 @@ static void emit_push_memory(struct translator *x, const struct insn *i)
     move_sp(x, -8);
 }
 
+/* A register or an immediate to the host address @to. D is lost. */
+static void emit_pushed(struct translator *x, const ZydisDecodedOperand *op, struct address to)
+{
+    if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        i32 v = (i32)op->imm.value.s;
+        struct encoding n = {.w = true, .opcode = 0xc7, .imm_len = 4};
+        memcpy(n.imm, &v, 4);
+        emit_rm(x->e, &n, to);
+    } else {
+        emit_store(x->e, to, gpr_get(x, gpr_of(op->reg.value), HOST_D));
+    }
+}
+
+static void emit_popped(struct translator *x, const ZydisDecodedOperand *op, struct address from)
+{
+    unsigned r = gpr_of(op->reg.value), to = is_far(r) ? HOST_D : translate_host_reg[r];
+    emit_load(x->e, to, from);
+    gpr_set(x, r, to);
+}
+
 void emit_push(struct translator *x, const struct insn *i)
 {
     if (x->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
@@ -166,25 +186,52 @@ void emit_push(struct translator *x, const struct insn *i)
         return;
     }
     push_pointer(x);
-    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        i32 v = (i32)x->op[0].imm.value.s;
-        struct encoding n = {.w = true, .opcode = 0xc7, .imm_len = 4};
-        memcpy(n.imm, &v, 4);
-        emit_rm(x->e, &n, at(HOST_C, 0));
-    } else {
-        emit_store(x->e, at(HOST_C, 0), gpr_get(x, gpr_of(x->op[0].reg.value), HOST_D));
-    }
+    emit_pushed(x, &x->op[0], at(HOST_C, 0));
     move_sp(x, -8);
 }
 
 void emit_pop(struct translator *x)
 {
-    unsigned r = gpr_of(x->op[0].reg.value), to = is_far(r) ? HOST_D : translate_host_reg[r];
     emit_mov(x->e, HOST_C, GUEST_SP);
     emit_tlb(x, RANGE_STACK, 8, false);
-    emit_load(x->e, to, at(HOST_C, 0));
-    gpr_set(x, r, to);
+    emit_popped(x, &x->op[0], at(HOST_C, 0));
     move_sp(x, 8);
+}
+
+/* Is instruction @n a push of a register or an immediate, or a pop of a register, and not of RSP? */
+static bool in_run(const struct translator *x, unsigned n, ZydisMnemonic m)
+{
+    const ZydisDecodedInstruction *z = &x->decoded[n].z;
+    const ZydisDecodedOperand *op = &x->decoded[n].op[0];
+    if (n >= x->b->count || !x->native[n] || z->mnemonic != m || z->operand_width != 64)
+        return false;
+    return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ||
+           (op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value != ZYDIS_REGISTER_RSP);
+}
+
+unsigned emit_stack_run(struct translator *x, unsigned first)
+{
+    enum { RUN_MAX = 8 }; /* what emit_tlb() checks at once */
+    ZydisMnemonic m = x->native[first] ? x->decoded[first].z.mnemonic : ZYDIS_MNEMONIC_INVALID;
+    bool push = m == ZYDIS_MNEMONIC_PUSH;
+    unsigned count = 0;
+    while ((push || m == ZYDIS_MNEMONIC_POP) && count < RUN_MAX && in_run(x, first + count, m))
+        count++;
+    if (count < 2)
+        return 0;
+    i32 size = 8 * (i32)count;
+    emit_lea(x->e, HOST_C, at(GUEST_SP, push ? -size : 0));
+    emit_tlb(x, RANGE_STACK, (unsigned)size, push);
+    slow_path(x)->count = (u8)count;
+    for (unsigned k = 0; k < count; k++) {
+        const ZydisDecodedOperand *op = &x->decoded[first + k].op[0];
+        if (push)
+            emit_pushed(x, op, at(HOST_C, size - 8 * (i32)(k + 1)));
+        else
+            emit_popped(x, op, at(HOST_C, 8 * (i32)k));
+    }
+    move_sp(x, push ? -size : size);
+    return count;
 }
 
 void emit_leave_insn(struct translator *x)

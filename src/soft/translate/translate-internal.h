@@ -219,7 +219,8 @@ struct slow_path {
     u8 misses;
     u8 *jump[SLOW_JUMPS]; /* displacements of the jumps to it */
     u8 *back;             /* where it goes on */
-    unsigned index;       /* of the instruction */
+    unsigned index;       /* of the instruction ... */
+    u8 count;             /* ... or the first of so many that are done together */
     u8 jumps;
     bool save;   /* flags are in the host's only where the jumps come from ... */
     bool reload; /* ... and where it goes on */
@@ -407,6 +408,9 @@ bool near_known(const struct translator *x); /* is it a near branch that is done
 bool is_condition(ZydisMnemonic m, u8 *cc);
 void emit_push(struct translator *x, const struct insn *i);
 void emit_pop(struct translator *x);
+/* Pushes or pops that follow each other, with one check for all: their number, or 0 where there is but one.
+ */
+unsigned emit_stack_run(struct translator *x, unsigned first);
 void emit_leave_insn(struct translator *x);
 void emit_jmp(struct translator *x, const struct insn *i);
 void emit_call(struct translator *x, const struct insn *i);

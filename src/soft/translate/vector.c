@@ -190,7 +190,8 @@ void vector_emit_return(struct translator *x, const struct slow_path *p)
         u8 *here = emit_jump(e, CC_E);
         vector_emit_load(x, class);
         u8 *loaded = emit_jump(e, CC_E);
-        leave_saved(x, x->block_off + x->b->insn[p->index].off + x->b->insn[p->index].len);
+        const struct insn *last = &x->b->insn[p->index + p->count - 1u];
+        leave_saved(x, x->block_off + last->off + last->len);
         emit_set_target(here, e->at);
         emit_set_target(loaded, e->at);
         if (class != VECTOR_X87)
