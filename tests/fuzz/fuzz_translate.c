@@ -16,24 +16,33 @@ static void *impatience(void *vcpu)
     return NULL;
 }
 
-/* One machine for all inputs: making it takes much longer than running one. */
-static struct one_vcpu *machine(void)
+static struct one_vcpu *m;
+static pthread_t thread;
+
+static void release(void)
 {
-    static struct one_vcpu *m;
+    pthread_cancel(thread);
+    pthread_join(thread, NULL);
+    one_vcpu_free(m);
+    m = NULL;
+}
+
+/* One machine for all inputs: making it takes much longer than running one. */
+static void make_machine(void)
+{
     static struct cpuid_table cpuid;
-    pthread_t thread;
     if (!m) {
         BUG_ON(setenv("TRAPEZE_TRANSLATE", "hot,lockstep", 0));
         BUG_ON(cpuid_build(&cpuid, "host", 1, 1000000, NULL));
         m = one_vcpu_new(&translate_engine, &cpuid, RANDOM_CODE_RAM);
         BUG_ON(pthread_create(&thread, NULL, impatience, m->vcpu));
+        BUG_ON(atexit(release));
     }
-    return m;
 }
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
-    struct one_vcpu *m = machine();
+    make_machine();
     if (!random_code_start(m, data, size))
         return 0;
     vcpu_request_clear(m->vcpu, VCPU_REQ_PAUSE);

@@ -86,8 +86,8 @@ static void build_tables(struct isa_guest *g)
     put_physical(g, PA_TSS + 4, LA_SYSTEM + PA_STACK); /* RSP0 */
     put_physical(g, PA_TSS + 0x60, 0xffffull << 48);   /* no I/O permission bitmap */
     /*
-     * HLT. A KVM that emulates raises #UD for what it does not know: it does not know VERW either, and so asks
-     * the rescuing interpreter, which then has a second look at the exception (soft/take-back.c).
+     * HLT. A KVM that emulates raises #UD for what it does not know: it does not know VERW either, and so
+     * asks the rescuing interpreter, which then has a second look at the exception (soft/take-back.c).
      */
     u64 handler = g->machine->vm.engine == &kvm_engine ? 0xf4f4f4f4f4e8000full : 0xf4f4f4f4f4f4f4f4ull;
     for (u64 v = 0; v < 256; v++) {

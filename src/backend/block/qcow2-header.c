@@ -204,7 +204,8 @@ int qcow2_header_read(struct qcow2 *q, struct error *err)
 void qcow2_header_fill(const struct qcow2_header *h, u8 *p)
 {
     memset(p, 0, OUR_LENGTH);
-    memcpy(p, "QFI\xfb", 4);
+    static const u8 magic[4] = {'Q', 'F', 'I', 0xfb};
+    memcpy(p, magic, sizeof magic);
     put_be32(p + 4, h->version);
     put_be64(p + 8, h->backing_offset);
     put_be32(p + 16, h->backing_len);

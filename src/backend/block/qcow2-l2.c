@@ -139,7 +139,7 @@ static int map(struct qcow2 *q, u64 offset, u64 len, bool cached, struct map_ext
     int ret = find_slice(q, cluster, cached, &slot, &p);
     if (ret < 0)
         return ret;
-    if (!slot) {
+    if (!slot || !p) {
         u64 end = ((cluster >> q->l2_bits) + 1) << (q->l2_bits + q->header.cluster_bits);
         *e = (struct map_extent){.kind = MAP_UNALLOCATED, .len = MIN(len, end - offset)};
         return 0;
@@ -232,7 +232,7 @@ int qcow2_l2_set(struct qcow2 *q, u64 cluster, u64 entry, bool free_old)
         ret = own_table(q, index);
     if (ret == 0)
         ret = find_slice(q, cluster, false, &slot, &p);
-    if (ret < 0 || !slot)
+    if (ret < 0 || !slot || !p)
         return ret < 0 ? ret : -EIO;
     u64 old = be64(p);
     put_be64(p, entry);

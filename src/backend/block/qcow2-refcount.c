@@ -310,7 +310,7 @@ int qcow2_alloc(struct qcow2 *q, u64 want, u64 *host, u64 *got, bool *fresh)
 /* Refcount blocks for [first, first + count), made wherever there is room. */
 static int need_refblocks(struct qcow2 *q, u64 first, u64 count)
 {
-    u64 host, got;
+    u64 host = 0, got;
     bool fresh;
     for (u64 b = first >> q->refblock_bits; b <= (first + count) >> q->refblock_bits; b++) {
         int ret = b >= q->reftable_len ? grow_reftable(q, b) : 0;

@@ -223,7 +223,7 @@ static int add_all(struct qcow2 *q, const u64 *l1, u32 entries, i64 delta)
     u8 *buf = malloc(q->cluster_size);
     u64 most = (q->file_end >> q->header.cluster_bits) + 1; /* of L2 tables, each there once */
     int ret = buf ? 0 : -ENOMEM;
-    for (u32 i = 0; i < entries && ret == 0; i++) {
+    for (u32 i = 0; l1 && i < entries && ret == 0; i++) {
         if (!(l1[i] & ENTRY_OFFSET))
             continue;
         if (!most--) {

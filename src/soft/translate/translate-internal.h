@@ -348,7 +348,6 @@ void flags_after(struct translator *x);
 struct translate_group *make_group(struct translator *x, unsigned first, unsigned count);
 void call_group(struct translator *x, struct translate_group *g);
 
-void slow_jump(struct translator *x, u8 cc);       /* conditional jump to the slow path */
 struct slow_path *slow_path(struct translator *x); /* of the current instruction */
 void slow_jump(struct translator *x, u8 cc);       /* conditional jump to it */
 
