@@ -117,3 +117,31 @@ void progress_end(struct progress *p)
     progress_show(p, p->total);
     putchar('\n');
 }
+
+int image_io_error(struct error *err, int r, const char *what, const struct block_device *b)
+{
+    return error_set_errno(err, -r, "cannot %s '%s'", what, b->path);
+}
+
+bool image_wants_json(const struct image_show *o)
+{
+    return o->json || (o->output && !strcmp(o->output, "json"));
+}
+
+const char *image_yes_no(bool b)
+{
+    return b ? "true" : "false";
+}
+
+void image_human_size(char *buf, size_t len, u64 bytes)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    unsigned i = 0;
+    u64 whole = bytes;
+
+    while (whole >= 1000 && i < ARRAY_SIZE(units) - 1) {
+        whole /= 1024;
+        i++;
+    }
+    snprintf(buf, len, "%0.3g %s", (double)bytes / (double)(1ull << (10 * i)), units[i]);
+}
