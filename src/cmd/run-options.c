@@ -335,8 +335,8 @@ static int check(struct run_options *o, struct error *err)
         return error_set(err, EINVAL, "--kernel and --firmware exclude each other");
     if (!o->kernel && !o->firmware && !o->pc.disk_count)
         return error_set(err, EINVAL, "nothing to boot: give a DISK or --kernel FILE");
-    if (!o->kernel && o->initrd_count)
-        return error_set(err, EINVAL, "--initrd needs --kernel");
+    if (!o->kernel && (o->initrd_count || o->append[0]))
+        return error_set(err, EINVAL, "--%s needs --kernel", o->initrd_count ? "initrd" : "append");
     if (!o->kernel && !o->firmware)
         o->firmware = "bios";
     if (!o->pc.console)

@@ -52,6 +52,8 @@ refused 'engine' --kernel "$kernel" --engine warp
 refused 'cpu' --kernel "$kernel" --cpu z80
 refused 'console' --kernel "$kernel" --console nonsense:1
 refused 'needs a value|missing' --kernel
+refused '--append needs --kernel' --append quiet "$WORK/first-disk"
+refused '--initrd needs --kernel' --initrd "$kernel" "$WORK/first-disk"
 refused '--kernel'
 truncate -s 1M "$WORK/disk"
 exec 7>>"$WORK/disk"

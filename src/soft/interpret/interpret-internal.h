@@ -151,6 +151,8 @@ bool interpret_must_stop(struct soft_cpu *c);
 
 /* After a longjmp to c->fault: makes the state that of the instruction which raised. */
 void interpret_settle_fault(struct soft_cpu *c);
+/* One instruction, with all that can go with it: single step, breakpoints, the shadow of STI. May raise. */
+void interpret_single(struct soft_cpu *c);
 
 int interpret_engine_vm_init(struct vm *vm, struct error *err);
 void interpret_engine_vm_release(struct vm *vm);

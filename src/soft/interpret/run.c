@@ -59,8 +59,7 @@ static void run_blocks(struct soft_cpu *c)
     }
 }
 
-/* One instruction, with all that can go with it. */
-static void run_single(struct soft_cpu *c)
+void interpret_single(struct soft_cpu *c)
 {
     struct x86_state *s = c->s;
     u8 shadow = s->int_shadow;
@@ -171,7 +170,7 @@ static enum vcpu_exit run(struct soft_cpu *c, unsigned *steps)
         state_adopt(c, s);
         if (unlikely(steps || one_by_one(c))) {
             c->interpret->repeating = false;
-            run_single(c);
+            interpret_single(c);
             if (steps && !c->interpret->repeating)
                 --*steps;
         } else {

@@ -227,17 +227,8 @@ static u32 run_translated(struct translate_cpu *t, void *code)
 
 static void step(struct soft_cpu *c)
 {
-    struct x86_state *s = c->s;
-    u8 shadow = s->int_shadow;
-    c->insn_rip = s->rip;
     c->stop_block = false;
-    struct block *b = block_get(c, BLOCK_SINGLE);
-    c->block_rip = s->rip;
-    b->insn[0].fn(c, b->insn, s, 0);
-    c->cur = NULL;
-    flags_publish(c, s);
-    c->vcpu->counters.insns++;
-    soft_shadow_done(c, shadow);
+    interpret_single(c);
 }
 
 static bool arrived(struct soft_cpu *c)

@@ -148,6 +148,8 @@ static unsigned size_class(unsigned size)
     return k;
 }
 
+_Static_assert(sizeof(struct soft_tlb_entry) == 64, "code shifts page numbers to offsets by 6");
+
 /* A: offset of the TLB entry for C in soft_cpu; D: tag of the page of the last byte. */
 static void emit_tlb_index(struct emit *e, unsigned size)
 {
@@ -294,11 +296,15 @@ void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
         emit_range_check(x, range, size, write);
 }
 
+/* How many accesses, each with the longer code, pay before what reads the flags: 3 did better than 1 in
+ * bignum code. */
+#define READER_NEAR 3
+
 bool keeps_flags(const struct translator *x)
 {
     const struct translate_options *o = &x->t->options;
     return x->t->bmi2 && x->live[x->index] && x->flags_in_host && !x->flags_saved &&
-           x->reader[x->index] <= 3 && !o->slow_memory && !o->live_flags;
+           x->reader[x->index] <= READER_NEAR && !o->slow_memory && !o->live_flags;
 }
 
 /* @to becomes what PEXT or PDEP make of @from and a mask. */
