@@ -25,6 +25,8 @@ int firmware_read(struct blob *b, const char *name, struct error *err)
                              "--firmware FILE or --kernel FILE");
     }
     int r = blob_read(b, "firmware", path, FIRMWARE_ROM_MAX, err);
+    if (r == -EFBIG)
+        return error_set(err, EFBIG, "firmware '%s' is larger than %u MiB", path, FIRMWARE_ROM_MAX >> 20);
     if (r)
         return r;
     if (b->size % FIRMWARE_ROM_MIN == 0)
