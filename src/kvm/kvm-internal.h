@@ -148,6 +148,8 @@ int kvm_one_msr(int fd, unsigned long request, u32 index, u64 *value);
 
 /* Chooses the MSRs to move from those this KVM knows. */
 int kvm_choose_msrs(struct kvm_host *h, struct error *err);
+/* The kernel keeps this MSR while the guest runs. */
+bool kvm_keeps_msr(const struct kvm_host *h, u32 index);
 /* Lets the guest have exactly the MSRs that the kernel keeps. */
 int kvm_filter_msrs(const struct kvm_vm *kvm, struct error *err);
 

@@ -115,14 +115,6 @@ static void serve_mmio(struct kvm_cpu *k)
     k->unfinished = true;
 }
 
-static bool kernel_keeps(const struct kvm_cpu *k, u32 index)
-{
-    for (unsigned i = 0; i < k->kvm->host.msr_count; i++)
-        if (k->kvm->host.msr[i].index == index)
-            return true;
-    return index == MSR_EFER || index == MSR_FS_BASE || index == MSR_GS_BASE || index == MSR_PRED_CMD;
-}
-
 /* An MSR that the kernel keeps comes here only when it refused the value: #GP. */
 static int serve_msr(struct kvm_cpu *k, bool write)
 {
@@ -133,7 +125,7 @@ static int serve_msr(struct kvm_cpu *k, bool write)
     int r = -1;
 
     k->unfinished = true;
-    if (!kernel_keeps(k, index))
+    if (!kvm_keeps_msr(&k->kvm->host, index))
         r = write ? cpu_wrmsr(vcpu, index, value) : cpu_rdmsr(vcpu, index, &value);
     run->msr.error = r != 0;
     run->msr.data = value;

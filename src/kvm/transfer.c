@@ -77,7 +77,7 @@ int kvm_choose_msrs(struct kvm_host *h, struct error *err)
     return 0;
 }
 
-static bool kernel_serves(const struct kvm_host *h, u32 index)
+bool kvm_keeps_msr(const struct kvm_host *h, u32 index)
 {
     for (unsigned i = 0; i < h->msr_count; i++)
         if (h->msr[i].index == index)
@@ -97,7 +97,7 @@ int kvm_filter_msrs(const struct kvm_vm *kvm, struct error *err)
 
     for (unsigned r = 0; r < RANGES; r++) {
         for (u32 i = 0; i < COUNT; i++)
-            if (kernel_serves(&kvm->host, base[r] + i))
+            if (kvm_keeps_msr(&kvm->host, base[r] + i))
                 bitmap[r][i / 8] |= (u8)(1u << i % 8);
         filter.ranges[r] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
                                                          .nmsrs = COUNT,
