@@ -245,8 +245,7 @@ static int compare_one(struct check *c, u64 cluster, enum qcow2_repair repair)
         if (mend && (ret = qcow2_refcount_set(q, cluster, refs)) == 0)
             ++*fixed;
     }
-    lock_drop(&q->lock);
-    return ret;
+    return qcow2_end_step(q, ret);
 }
 
 /* How many clusters from @cluster on, behind the end of the file, are free, as whole slices tell quickly. */
@@ -289,11 +288,6 @@ static int compare(struct check *c, enum qcow2_repair repair)
             }
         }
         ret = compare_one(c, i, repair);
-        lock_acquire(&q->lock);
-        bool commit = qcow2_commit_wanted(q);
-        lock_drop(&q->lock);
-        if (ret == 0 && commit)
-            ret = qcow2_commit(q);
     }
     return ret;
 }

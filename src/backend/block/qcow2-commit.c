@@ -51,10 +51,17 @@ void qcow2_mark_reftable(struct qcow2 *q, u64 index)
     q->reftable_dirty[index / SECTOR_ENTRIES] = true;
 }
 
-bool qcow2_commit_wanted(const struct qcow2 *q)
+static bool commit_wanted(const struct qcow2 *q)
 {
     return q->l2.dirty > q->l2.max / 2 || q->refcounts.dirty > q->refcounts.max / 2 ||
            q->pending_count > QCOW2_MAX_PENDING;
+}
+
+int qcow2_end_step(struct qcow2 *q, int ret)
+{
+    bool commit = ret == 0 && commit_wanted(q);
+    lock_drop(&q->lock);
+    return commit ? qcow2_commit(q) : ret;
 }
 
 void qcow2_free_later(struct qcow2 *q, u64 host, u64 count)

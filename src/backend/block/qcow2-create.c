@@ -113,9 +113,7 @@ static int preallocate_run(struct qcow2 *q, u64 cluster, u64 want, u64 *got, u64
         ret = host_file_write_zeroes(&q->file, *host, *got << q->header.cluster_bits, false);
     for (u64 i = 0; ret == 0 && i < *got; i++)
         ret = qcow2_l2_set(q, cluster + i, (*host + (i << q->header.cluster_bits)) | ENTRY_COPIED, true);
-    bool commit = qcow2_commit_wanted(q);
-    lock_drop(&q->lock);
-    return ret == 0 && commit ? qcow2_commit(q) : ret;
+    return qcow2_end_step(q, ret);
 }
 
 static int write_zero_chunks(struct qcow2 *q, u64 host, u64 len)
@@ -197,10 +195,7 @@ int qcow2_drop(struct qcow2 *q, u64 first, u64 end)
             if (ret == 0 && entry)
                 ret = qcow2_l2_set(q, c, 0, true);
         }
-        bool commit = qcow2_commit_wanted(q);
-        lock_drop(&q->lock);
-        if (ret == 0 && commit)
-            ret = qcow2_commit(q);
+        ret = qcow2_end_step(q, ret);
     }
     return ret < 0 ? ret : qcow2_commit(q);
 }
@@ -259,9 +254,7 @@ static int write_deflated(struct qcow2 *q, u64 cluster, const u8 *data, size_t l
     else
         qcow2_free_now(q, ALIGN_DOWN(host, (u64)q->cluster_size),
                        clusters_of(q, (host & (q->cluster_size - 1)) + len));
-    bool commit = qcow2_commit_wanted(q);
-    lock_drop(&q->lock);
-    return ret == 0 && commit ? qcow2_commit(q) : ret;
+    return qcow2_end_step(q, ret);
 }
 
 static int write_one(struct qcow2 *q, u64 offset, const u8 *in, u64 len, u8 *scratch)

@@ -210,8 +210,8 @@ void table_cache_clear(struct table_cache *c);
  * that was written before the call is on the disk. Takes both locks.
  */
 int qcow2_commit(struct qcow2 *q);
-/* Too much is dirty or waits to be freed: commit soon. Lock held. */
-bool qcow2_commit_wanted(const struct qcow2 *q);
+/* Drops the lock after a step that returned @ret; commits when too much is dirty or waits to be freed. */
+int qcow2_end_step(struct qcow2 *q, int ret);
 /* The clusters are no longer used by what is in memory; they are freed by a commit. Lock held. */
 void qcow2_free_later(struct qcow2 *q, u64 host, u64 count);
 void qcow2_mark_l1(struct qcow2 *q, u64 index);

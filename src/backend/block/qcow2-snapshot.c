@@ -232,10 +232,7 @@ static int add_all(struct qcow2 *q, const u64 *l1, u32 entries, i64 delta)
         }
         lock_acquire(&q->lock);
         ret = add_table(q, l1[i] & ENTRY_OFFSET, buf, delta);
-        bool commit = qcow2_commit_wanted(q);
-        lock_drop(&q->lock);
-        if (ret == 0 && commit)
-            ret = qcow2_commit(q);
+        ret = qcow2_end_step(q, ret);
     }
     free(buf);
     return ret < 0 ? ret : qcow2_commit(q);
@@ -293,10 +290,7 @@ int qcow2_fix_copied(struct qcow2 *q, u64 *mended)
             continue;
         lock_acquire(&q->lock);
         ret = cluster_aligned(q, q->l1[i] & ENTRY_OFFSET) ? fix_table(q, i, mended) : -EIO;
-        bool commit = qcow2_commit_wanted(q);
-        lock_drop(&q->lock);
-        if (ret == 0 && commit)
-            ret = qcow2_commit(q);
+        ret = qcow2_end_step(q, ret);
     }
     return ret < 0 ? ret : qcow2_commit(q);
 }

@@ -365,9 +365,7 @@ static int execute_write(struct qcow2 *q, const struct block_request *r)
     ret = write_range(q, r);
     lock_acquire(&q->lock);
     busy_end(q, &busy);
-    bool commit = qcow2_commit_wanted(q);
-    lock_drop(&q->lock);
-    return ret == 0 && commit ? qcow2_commit(q) : ret;
+    return qcow2_end_step(q, ret);
 }
 
 /* --- zeroes and discards --- */
@@ -456,10 +454,7 @@ static int empty_range(struct qcow2 *q, u64 offset, u64 end, bool keep_cluster)
         busy_begin(q, &busy, offset, n, true);
         ret = empty_clusters(q, offset >> q->header.cluster_bits, clusters_of(q, offset + n), keep_cluster);
         busy_end(q, &busy);
-        bool commit = qcow2_commit_wanted(q);
-        lock_drop(&q->lock);
-        if (ret == 0 && commit)
-            ret = qcow2_commit(q);
+        ret = qcow2_end_step(q, ret);
     }
     return ret;
 }
