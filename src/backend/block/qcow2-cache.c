@@ -8,7 +8,7 @@ static struct list *bucket(struct table_cache *c, u64 offset)
     return &c->buckets[(offset / c->slice * 0x9e3779b97f4a7c15ull) >> 55];
 }
 
-int table_cache_init(struct table_cache *c, struct host_file *file, u32 slice, unsigned max)
+void table_cache_init(struct table_cache *c, struct host_file *file, u32 slice, unsigned max)
 {
     c->file = file;
     c->slice = slice;
@@ -17,7 +17,6 @@ int table_cache_init(struct table_cache *c, struct host_file *file, u32 slice, u
     list_init(&c->lru);
     for (unsigned i = 0; i < TABLE_BUCKETS; i++)
         list_init(&c->buckets[i]);
-    return 0;
 }
 
 static void drop(struct table_cache *c, struct table_slot *s)

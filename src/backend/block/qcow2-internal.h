@@ -191,7 +191,7 @@ void qcow2_header_fill(const struct qcow2_header *h, u8 *buf); /* 112 bytes */
 
 /* --- qcow2-cache.c: under q->lock --- */
 
-int table_cache_init(struct table_cache *c, struct host_file *file, u32 slice, unsigned max);
+void table_cache_init(struct table_cache *c, struct host_file *file, u32 slice, unsigned max);
 void table_cache_release(struct table_cache *c);
 /* The slot stays valid until the next call of a function of the cache. @offset is of a slice's start. */
 int table_cache_get(struct table_cache *c, u64 offset, struct table_slot **slot);

@@ -293,7 +293,7 @@ static int install_run(struct qcow2 *q, const struct new_run *n)
     return 0;
 }
 
-/* A request with so many buffers that head and tail do not fit: in two halves. */
+/* Fills new clusters, and only then lets the tables refer to them. */
 static int write_new(struct qcow2 *q, const struct block_request *r, const struct map_extent *e, u64 offset,
                      u64 *done)
 {
@@ -863,7 +863,8 @@ static int load_tables(struct qcow2 *q, struct error *err)
         (q->header.l1_size && q->header.l1_offset + (u64)q->header.l1_size * 8 > end))
         return error_set(err, EINVAL, "'%s' is truncated: it ends before its tables do", q->base.path);
     table_cache_init(&q->l2, &q->file, slice, QCOW2_L2_SLICES);
-    return table_cache_init(&q->refcounts, &q->file, slice, QCOW2_REFCOUNT_SLICES);
+    table_cache_init(&q->refcounts, &q->file, slice, QCOW2_REFCOUNT_SLICES);
+    return 0;
 }
 
 /* A marker that says that an image is not sound forbids to write to it before it is repaired. */
