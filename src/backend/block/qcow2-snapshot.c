@@ -89,9 +89,11 @@ static int read_entries(struct qcow2 *q, const u8 *table, u64 len)
 int qcow2_snapshots_read(struct qcow2 *q, struct error *err)
 {
     u64 end, offset = q->header.snapshots_offset;
+    if (q->header.snapshot_count == 0)
+        return 0;
     int ret = host_file_size(&q->file, &end);
-    if (ret < 0 || q->header.snapshot_count == 0)
-        return ret;
+    if (ret < 0)
+        return error_set_errno(err, -ret, "cannot find the size of '%s'", q->base.path);
     if (!cluster_aligned(q, offset) || offset >= end)
         return error_set(err, EINVAL, "'%s' is damaged: its snapshot table is nowhere", q->base.path);
     u64 len = MIN(end - offset, (u64)QCOW2_MAX_SNAPSHOT_TABLE);
@@ -322,9 +324,11 @@ const struct qcow2_snapshot *qcow2_snapshot_find(struct block_device *b, const c
     return i < 0 ? NULL : &q->snapshots[i];
 }
 
-static int no_snapshot(const struct qcow2 *q, const char *name, struct error *err)
+/* The index of a snapshot that must be there. */
+static int find_named(const struct qcow2 *q, const char *name, struct error *err)
 {
-    return error_set(err, ENOENT, "'%s' has no snapshot '%s'", q->base.path, name);
+    int i = find(q, name);
+    return i < 0 ? error_set(err, ENOENT, "'%s' has no snapshot '%s'", q->base.path, name) : i;
 }
 
 static int usable(const struct qcow2 *q, struct error *err)
@@ -475,11 +479,9 @@ static int apply(struct qcow2 *q, const struct qcow2_snapshot *s)
 int qcow2_snapshot_apply(struct block_device *b, const char *name, struct error *err)
 {
     struct qcow2 *q = qcow2_of(b);
-    int ret = usable(q, err), i;
-    if (ret < 0)
-        return ret;
-    if ((i = find(q, name)) < 0)
-        return no_snapshot(q, name, err);
+    int ret = usable(q, err), i = ret < 0 ? ret : find_named(q, name, err);
+    if (i < 0)
+        return i;
     ret = apply(q, &q->snapshots[i]);
     return ret < 0 ? error_set_errno(err, -ret, "cannot go back to snapshot '%s' of '%s'", name, b->path) : 0;
 }
@@ -522,11 +524,9 @@ static int delete (struct qcow2 *q, u32 which)
 int qcow2_snapshot_delete(struct block_device *b, const char *name, struct error *err)
 {
     struct qcow2 *q = qcow2_of(b);
-    int ret = usable(q, err), i;
-    if (ret < 0)
-        return ret;
-    if ((i = find(q, name)) < 0)
-        return no_snapshot(q, name, err);
+    int ret = usable(q, err), i = ret < 0 ? ret : find_named(q, name, err);
+    if (i < 0)
+        return i;
     ret = delete (q, (u32)i);
     return ret < 0 ? error_set_errno(err, -ret, "cannot delete snapshot '%s' of '%s'", name, b->path) : 0;
 }
@@ -537,9 +537,9 @@ int qcow2_snapshot_view(struct block_device *b, const char *name, struct error *
     u64 *l1;
     if (!q)
         return error_set(err, ENOTSUP, "only qcow2 images have snapshots");
-    int i = find(q, name);
+    int i = find_named(q, name, err);
     if (i < 0)
-        return no_snapshot(q, name, err);
+        return i;
     const struct qcow2_snapshot *s = &q->snapshots[i];
     u64 clusters = clusters_of(q, s->disk_size);
     if (s->disk_size > INT64_MAX - QCOW2_MAX_OFFSET || clusters > (u64)s->l1_size << q->l2_bits)
