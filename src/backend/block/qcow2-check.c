@@ -145,15 +145,12 @@ static int check_l1(struct check *c, u64 offset, u64 *l1, u32 entries, bool acti
 static int check_snapshots(struct check *c)
 {
     struct qcow2 *q = c->q;
-    u64 table = 0;
+    u64 table = qcow2_snapshots_bytes(q);
     int ret = 0;
     for (u32 i = 0; i < q->header.snapshot_count && ret == 0; i++) {
         struct qcow2_snapshot *s = &q->snapshots[i];
-        u64 *l1 = calloc(MAX(s->l1_size, 1u), 8);
-        table += ALIGN_UP(40ull + 24 + s->extra_len + strlen(s->id) + strlen(s->name), 8ull);
-        ret = l1 ? host_file_read(&q->file, s->l1_offset, l1, (u64)s->l1_size * 8) : -ENOMEM;
-        for (u32 j = 0; ret == 0 && j < s->l1_size; j++)
-            l1[j] = __builtin_bswap64(l1[j]);
+        u64 *l1 = NULL;
+        ret = qcow2_read_table(q, s->l1_offset, s->l1_size, &l1);
         if (ret == 0)
             ret = check_l1(c, s->l1_offset, l1, s->l1_size, false);
         free(l1);

@@ -269,6 +269,8 @@ void qcow2_forget_inflated(struct qcow2 *q);
 
 int qcow2_snapshots_read(struct qcow2 *q, struct error *err);
 void qcow2_snapshots_free(struct qcow2 *q);
+/* The length of the snapshot table in the file. */
+u64 qcow2_snapshots_bytes(const struct qcow2 *q);
 /* Sets and clears ENTRY_COPIED in the active tables as the refcounts say. Commits. */
 int qcow2_fix_copied(struct qcow2 *q, u64 *mended);
 /* Replaces the active L1 table by @l1 of @entries, in new clusters. Takes @l1. */
@@ -282,5 +284,7 @@ int qcow2_drop(struct qcow2 *q, u64 first, u64 end);
 /* --- qcow2.c --- */
 
 int qcow2_execute(struct block_device *b, const struct block_request *r);
+/* An L1 or refcount table of @entries, whose number was checked, in host byte order. */
+int qcow2_read_table(struct qcow2 *q, u64 offset, u64 entries, u64 **table);
 
 #endif

@@ -142,6 +142,11 @@ static u64 table_bytes(const struct qcow2_snapshot *s, u32 count)
     return len;
 }
 
+u64 qcow2_snapshots_bytes(const struct qcow2 *q)
+{
+    return table_bytes(q->snapshots, q->header.snapshot_count);
+}
+
 static int put_table(struct qcow2 *q, const struct qcow2_snapshot *s, u32 count, u64 *host)
 {
     u64 clusters = clusters_of(q, table_bytes(s, count)), at = 0;
@@ -164,7 +169,7 @@ static int put_table(struct qcow2 *q, const struct qcow2_snapshot *s, u32 count,
 /* The new table in new clusters, then the header, then the old table's clusters. */
 static int switch_table(struct qcow2 *q, const struct qcow2_snapshot *s, u32 count)
 {
-    u64 old_clusters = clusters_of(q, table_bytes(q->snapshots, q->header.snapshot_count)), host;
+    u64 old_clusters = clusters_of(q, qcow2_snapshots_bytes(q)), host;
     struct qcow2_header old = q->header;
     if (table_bytes(s, count) > QCOW2_MAX_SNAPSHOT_TABLE || count > QCOW2_MAX_SNAPSHOTS)
         return -EFBIG;
@@ -435,15 +440,9 @@ int qcow2_snapshot_create(struct block_device *b, const char *name, struct error
 
 static int read_l1(struct qcow2 *q, const struct qcow2_snapshot *s, u64 **l1)
 {
-    u64 *t = calloc(MAX(s->l1_size, 1u), 8);
-    int ret = t ? host_file_read(&q->file, s->l1_offset, t, (u64)s->l1_size * 8) : -ENOMEM;
+    int ret = qcow2_read_table(q, s->l1_offset, s->l1_size, l1);
     for (u32 i = 0; ret == 0 && i < s->l1_size; i++)
-        t[i] = __builtin_bswap64(t[i]) & ~ENTRY_COPIED;
-    if (ret < 0) {
-        free(t);
-        t = NULL;
-    }
-    *l1 = t;
+        (*l1)[i] &= ~ENTRY_COPIED;
     return ret;
 }
 

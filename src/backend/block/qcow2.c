@@ -829,13 +829,13 @@ static const struct block_ops qcow2_ops = {
     .resize = qcow2_resize,
 };
 
-static int read_table(struct qcow2 *q, u64 offset, u64 entries, u64 **table, struct error *err)
+int qcow2_read_table(struct qcow2 *q, u64 offset, u64 entries, u64 **table)
 {
     u64 *t = calloc(MAX(entries, 1u), 8);
     int ret = t ? host_file_read(&q->file, offset, t, entries * 8) : -ENOMEM;
     if (ret < 0) {
         free(t);
-        return error_set_errno(err, -ret, "cannot read the tables of '%s'", q->base.path);
+        return ret;
     }
     for (u64 i = 0; i < entries; i++)
         t[i] = __builtin_bswap64(t[i]);
@@ -848,11 +848,11 @@ static int load_tables(struct qcow2 *q, struct error *err)
     u32 slice = MIN(q->cluster_size, QCOW2_SLICE);
     u64 end;
     q->reftable_len = (u32)(((u64)q->header.reftable_clusters << q->header.cluster_bits) / 8);
-    int ret = read_table(q, q->header.l1_offset, q->header.l1_size, &q->l1, err);
+    int ret = qcow2_read_table(q, q->header.l1_offset, q->header.l1_size, &q->l1);
     if (ret == 0)
-        ret = read_table(q, q->header.reftable_offset, q->reftable_len, &q->reftable, err);
+        ret = qcow2_read_table(q, q->header.reftable_offset, q->reftable_len, &q->reftable);
     if (ret < 0)
-        return ret;
+        return error_set_errno(err, -ret, "cannot read the tables of '%s'", q->base.path);
     q->l1_dirty = calloc(QCOW2_MAX_L1_BYTES / BLOCK_SECTOR, 1);
     q->reftable_dirty = calloc(QCOW2_MAX_REFTABLE_BYTES / BLOCK_SECTOR, 1);
     ret = q->l1_dirty && q->reftable_dirty ? host_file_size(&q->file, &end) : -ENOMEM;
