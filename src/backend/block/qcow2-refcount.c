@@ -113,6 +113,8 @@ static int plan_growth(const struct qcow2 *q, u64 block, struct growth *g)
     g->first = (u64)q->reftable_len << q->refblock_bits;
     g->first = MAX(g->first, block << q->refblock_bits);
     g->blocks = 1;
+    if (len * 8 > QCOW2_MAX_REFTABLE_BYTES) /* an entry of a damaged image may name any cluster */
+        return -EFBIG;
     for (;;) {
         len = MAX(len, (g->first >> q->refblock_bits) + g->blocks);
         g->table_clusters = clusters_of(q, len * 8);
