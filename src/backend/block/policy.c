@@ -69,32 +69,6 @@ static void copy_done(struct block_request *r, int result)
     p->how.stopped(p->how.owner, p->base.path, -result);
 }
 
-static struct copy *get_copy(struct policy *p)
-{
-    struct copy *c = NULL;
-    lock_acquire(&p->lock);
-    if (!list_empty(&p->spare)) {
-        c = list_entry(p->spare.next, struct copy, link);
-        list_remove(&c->link);
-    }
-    lock_drop(&p->lock);
-    return c ? c : malloc(sizeof *c);
-}
-
-static void policy_submit(struct block_device *b, struct block_request *r)
-{
-    struct policy *p = from_base(b);
-    struct copy *c = get_copy(p);
-    if (!c) {
-        r->done(r, -ENOMEM);
-        return;
-    }
-    *c = (struct copy){.r = *r, .p = p, .original = r};
-    c->r.done = copy_done;
-    list_init(&c->link);
-    block_submit(p->below, &c->r);
-}
-
 /* The first of @from, which the lock guards. */
 static struct copy *take(struct policy *p, struct list *from)
 {
@@ -106,6 +80,22 @@ static struct copy *take(struct policy *p, struct list *from)
     }
     lock_drop(&p->lock);
     return c;
+}
+
+static void policy_submit(struct block_device *b, struct block_request *r)
+{
+    struct policy *p = from_base(b);
+    struct copy *c = take(p, &p->spare);
+    if (!c)
+        c = malloc(sizeof *c);
+    if (!c) {
+        r->done(r, -ENOMEM);
+        return;
+    }
+    *c = (struct copy){.r = *r, .p = p, .original = r};
+    c->r.done = copy_done;
+    list_init(&c->link);
+    block_submit(p->below, &c->r);
 }
 
 void block_policy_retry(struct block_device *b)
