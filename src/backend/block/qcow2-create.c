@@ -240,7 +240,7 @@ static int place_compressed(struct qcow2 *q, u64 len, u64 *host)
 static int write_deflated(struct qcow2 *q, u64 cluster, const u8 *data, size_t len)
 {
     u64 host;
-    unsigned shift = 62 - (q->header.cluster_bits - 8);
+    unsigned shift = qcow2_compressed_shift(q);
     lock_acquire(&q->lock);
     int ret = place_compressed(q, len, &host);
     lock_drop(&q->lock);

@@ -172,6 +172,11 @@ static inline bool cluster_aligned(const struct qcow2 *q, u64 offset)
 {
     return (offset & (q->cluster_size - 1)) == 0;
 }
+/* Bits of a compressed cluster's entry that hold its offset (Compressed Clusters Descriptor). */
+static inline unsigned qcow2_compressed_shift(const struct qcow2 *q)
+{
+    return 62 - (q->header.cluster_bits - 8);
+}
 static inline bool lazy_refcounts(const struct qcow2 *q)
 {
     return q->header.compatible & QCOW2_LAZY_REFCOUNTS;

@@ -37,15 +37,9 @@ static int find_slice(struct qcow2 *q, u64 cluster, bool cached, struct table_sl
 
 /* --- what an entry says --- */
 
-/* Bits of a compressed cluster's entry (Compressed Clusters Descriptor). */
-static unsigned compressed_shift(const struct qcow2 *q)
-{
-    return 62 - (q->header.cluster_bits - 8);
-}
-
 void qcow2_compressed_place(const struct qcow2 *q, u64 entry, u64 *host, u64 *len)
 {
-    unsigned shift = compressed_shift(q);
+    unsigned shift = qcow2_compressed_shift(q);
     u64 sectors = (entry & ~(ENTRY_COPIED | ENTRY_COMPRESSED)) >> shift;
     *host = entry & MASK(shift);
     *len = (sectors + 1) * BLOCK_SECTOR - (*host & (BLOCK_SECTOR - 1));
