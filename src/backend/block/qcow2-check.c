@@ -464,8 +464,6 @@ static int run(struct check *c, enum qcow2_repair repair, struct error *err)
         ret = qcow2_fix_copied(q, &mended);
         c->out->corruptions_fixed += c->out->corruptions - before;
         if (ret == 0)
-            ret = qcow2_commit(q);
-        if (ret == 0)
             ret = clear_marks(q);
     }
     return ret < 0 ? error_set_errno(err, -ret, "cannot check '%s'", q->base.path) : 0;

@@ -130,16 +130,6 @@ static int check_tables(struct qcow2 *q, struct error *err)
     return 0;
 }
 
-static char *copy_text(const u8 *p, size_t len)
-{
-    char *s = malloc(len + 1);
-    if (s) {
-        memcpy(s, p, len);
-        s[len] = '\0';
-    }
-    return s;
-}
-
 /* @first is the first cluster. Unknown extensions are for others; a rewrite of the header drops them. */
 static int read_extensions(struct qcow2 *q, const u8 *first, struct error *err)
 {
@@ -153,7 +143,7 @@ static int read_extensions(struct qcow2 *q, const u8 *first, struct error *err)
         if (len > end - at)
             return bad(q, err, "a header extension is too long");
         if (type == EXT_BACKING_FORMAT && !q->backing_format)
-            q->backing_format = copy_text(first + at, MIN(len, 32u));
+            q->backing_format = strndup((const char *)first + at, MIN(len, 32u));
         else if (type == EXT_BITMAPS && (h->autoclear & QCOW2_BITMAPS))
             q->bitmaps = true;
         at += ALIGN_UP((u64)len, 8ull);
@@ -169,7 +159,7 @@ static int read_backing_name(struct qcow2 *q, const u8 *first, struct error *err
     if (h->backing_len > QCOW2_MAX_NAME || h->backing_offset > q->cluster_size ||
         h->backing_len > q->cluster_size - h->backing_offset)
         return bad(q, err, "the name of its backing file is too long");
-    q->backing_name = copy_text(first + h->backing_offset, h->backing_len);
+    q->backing_name = strndup((const char *)first + h->backing_offset, h->backing_len);
     return q->backing_name ? 0 : error_set_errno(err, ENOMEM, "cannot open '%s'", q->base.path);
 }
 
@@ -274,8 +264,7 @@ int qcow2_header_rewrite(struct qcow2 *q, struct error *err)
     size_t at = h->length = (u32)fixed;
     if (format_len)
         at += add_extension(buf + at, EXT_BACKING_FORMAT, q->backing_format, (u32)format_len);
-    if (h->version >= 3 &&
-        at + 8 + sizeof feature_names / sizeof *feature_names * 48 + 8 + name_len <= q->cluster_size)
+    if (h->version >= 3 && at + 8 + ARRAY_SIZE(feature_names) * 48 + 8 + name_len <= q->cluster_size)
         at += add_feature_names(buf + at);
     at += add_extension(buf + at, EXT_END, NULL, 0);
     h->backing_offset = name_len ? at : 0;

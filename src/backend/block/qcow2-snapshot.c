@@ -30,14 +30,6 @@ void qcow2_snapshots_free(struct qcow2 *q)
     q->snapshots = NULL;
 }
 
-static char *text(const u8 *p, u32 len)
-{
-    char *s = calloc(1, len + 1);
-    if (s)
-        memcpy(s, p, len);
-    return s;
-}
-
 /* Returns the bytes of the entry at @p, or -errno. */
 static i64 unpack(const struct qcow2 *q, const u8 *p, u64 left, struct qcow2_snapshot *s)
 {
@@ -62,8 +54,8 @@ static i64 unpack(const struct qcow2 *q, const u8 *p, u64 left, struct qcow2_sna
     if ((u64)s->l1_size * 8 > QCOW2_MAX_L1_BYTES || !cluster_aligned(q, s->l1_offset) ||
         s->l1_offset >= QCOW2_MAX_OFFSET)
         return -EINVAL;
-    s->id = text(x + extra, id_len);
-    s->name = text(x + extra + id_len, name_len);
+    s->id = strndup((const char *)x + extra, id_len);
+    s->name = strndup((const char *)x + extra + id_len, name_len);
     s->extra = malloc(s->extra_len + 1);
     if (!s->id || !s->name || !s->extra) {
         free_snapshot(s);
