@@ -161,6 +161,17 @@ static void note_second_page(struct translate_cpu *t, const struct translation *
     t->slots[code->slot].key = page + c->map_key;
 }
 
+/* Where code is looked for: the emitted lookups do the same (emit_cache_index(), emit_lookup()). */
+static struct jump_cache_entry *jump_cache_entry(struct translate_cpu *t, u64 la)
+{
+    return &t->jump_cache[(la ^ (u32)la >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)];
+}
+
+static struct code_cache_entry *code_cache_entry(struct translate_cpu *t, u64 key)
+{
+    return &t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)];
+}
+
 /* T7: the block will be found by the address that it has now. */
 static void note_address(struct translate_cpu *t, const struct block *b)
 {
@@ -170,23 +181,21 @@ static void note_address(struct translate_cpu *t, const struct block *b)
     soft_note_executed(c, rip);
     if (b->gpa2 != BLOCK_NO_PAGE)
         note_second_page(t, b->code);
-    t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)] = (struct code_cache_entry){key, code};
-    t->jump_cache[(rip ^ (u32)rip >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)] =
-        (struct jump_cache_entry){rip, c->map_key, code, 0};
+    *code_cache_entry(t, key) = (struct code_cache_entry){key, code};
+    *jump_cache_entry(t, rip) = (struct jump_cache_entry){rip, c->map_key, code, 0};
 }
 
 void *translate_find(struct translate_cpu *t, u64 la)
 {
     struct soft_cpu *c = &t->soft;
-    struct jump_cache_entry *j = &t->jump_cache[(la ^ (u32)la >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)];
+    struct jump_cache_entry *j = jump_cache_entry(t, la);
     if (j->rip == la && j->map_key == c->map_key && t->map_epoch == c->map_epoch)
         return j->code;
     const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
     if (e->exec != ((la & PAGE_MASK) | c->ctx) || t->map_epoch != c->map_epoch)
         return NULL;
     u64 key = ((e->gpa & PAGE_MASK) | (la & ~PAGE_MASK)) ^ c->mode_key;
-    const struct code_cache_entry *found =
-        &t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)];
+    const struct code_cache_entry *found = code_cache_entry(t, key);
     if (found->key != key)
         return NULL;
     soft_note_executed(c, la);
