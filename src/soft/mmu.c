@@ -7,8 +7,8 @@
  *    they start over.
  * 2. The context numbers of accesses: the space's number at CPL 3; its number plus one for the supervisor
  *    while EFLAGS.AC lifts SMAP; else CTX_SYS for the supervisor, in whichever space, so that a kernel's
- * global pages outlive every switch. Pages that are not global and have a tag with CTX_SYS are in a list and
- * lose it when the space changes.
+ *    global pages outlive every switch. Pages that are not global and have a tag with CTX_SYS are in a list
+ *    and lose it when the space changes.
  * 3. A large page enters as the 4 KiB pieces that are used. Two bitmaps remember in which 4 MiB and
  *    1 GiB regions that happened; INVLPG in such a region looks through the whole table.
  * 4. An entry has a write tag only while its page is untracked (memory.h) and dirty in the page

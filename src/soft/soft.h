@@ -1,5 +1,5 @@
 /*
- * What the software engines (interpret/, later translate/) share: the software MMU, segmentation,
+ * What the software engines (interpret/, translate/) share: the software MMU, segmentation,
  * exception and interrupt delivery, system instructions. Internal to soft/.
  *
  * Rules

@@ -10,7 +10,7 @@
  * 1. A page is copied before it is first written. Every look for writing on the slow path of the MMU tells of
  *    its page (lockstep_writes()), and with soft_cpu.hide_writes there is no other path. Every other time
  *    translated code then runs again with the write tags of just the pages that are copied, so that its
- * native writes are compared as well as its slow paths.
+ *    native writes are compared as well as its slow paths.
  * 2. TLB entries are put back as they were: the new ones may come from page tables that are undone.
  *    Pages in which a walk sets bits A and D are copied like others.
  * 3. What must not happen twice ends the run before it happens (soft_once()). When all runs agree on
