@@ -146,6 +146,21 @@ static void a_full_cache_is_emptied_and_filled_again(void **state)
     }
 }
 
+static void the_smallest_cache_has_room_for_a_block(void **state)
+{
+    struct machine *m = calloc(1, sizeof *m);
+    assert_non_null(m);
+    assert_int_equal(setenv("TRAPEZE_TRANSLATE", "hot,tiny-cache=1", 1), 0);
+    machine_init(m);
+    assert_int_equal(unsetenv("TRAPEZE_TRANSLATE"), 0);
+    machine_mode64(m);
+    machine_run_program(m, p_loop);
+    assert_int_equal(GPR(m, RAX), 100000ull * 100001 / 2);
+    assert_true(m->vcpu->counters.blocks_run < 100);
+    machine_release(m);
+    free(m);
+}
+
 /* A vector register is stored into the page of the code that runs: the block ends there, and not twice. */
 PROGRAM(p_vector_into_code, 64,
         "mov $50, %ecx\nxor %eax, %eax\nxor %ebx, %ebx\n"
@@ -172,6 +187,7 @@ int main(void)
         T(a_fault_in_a_loop_has_the_state_of_its_instruction),
         T(division_by_zero_in_a_loop_is_a_fault),
         T(a_full_cache_is_emptied_and_filled_again),
+        cmocka_unit_test(the_smallest_cache_has_room_for_a_block),
         T(a_vector_stored_beside_the_code_is_stored_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

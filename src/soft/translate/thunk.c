@@ -327,7 +327,7 @@ static int pages_init(struct translate_cpu *t, struct error *err)
 int translate_code_init(struct translate_cpu *t, struct error *err)
 {
     CLEANUP_CLOSE int fd = memfd_create("trapeze-code", MFD_CLOEXEC);
-    t->code_size = t->options.code_size;
+    t->code_size = MAX(t->options.code_size, TRANSLATE_CODE_MIN);
     t->arena_size = t->code_size;
     if (fd < 0 || ftruncate(fd, (off_t)t->code_size) != 0)
         return error_set_errno(err, errno, "no memory for translated code");

@@ -28,7 +28,7 @@ extern const u8 translate_host_reg[16];
 /* Torture switches besides (options.c): TRAPEZE_TRANSLATE=word,word=number,... */
 struct translate_options {
     u32 threshold;       /* runs of a block before it is translated */
-    u32 code_size;       /* bytes of machine code at most */
+    u32 code_size;       /* bytes of machine code at most, but see TRANSLATE_CODE_MIN */
     u32 no_chaining;     /* every block returns to the run loop */
     u32 no_returns;      /* returns are not predicted */
     u32 live_flags;      /* take all flags as live everywhere: exact even in faults */
@@ -164,6 +164,7 @@ struct translate_cpu {
 #define TRANSLATE_BLOCK_CODE 24576u
 #define TRANSLATE_BLOCK_ARENA 16384u
 #define TRANSLATE_BLOCK_EXITS (BLOCK_MAX_INSNS + 4u)
+#define TRANSLATE_CODE_MIN (64u << 10) /* room for what is always there and a block */
 
 int translate_code_init(struct translate_cpu *t, struct error *err);
 void translate_code_release(struct translate_cpu *t);
