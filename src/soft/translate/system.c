@@ -28,20 +28,10 @@ static void emit_op_mi(struct emit *e, u8 op, struct address a, u32 imm)
     emit_rm(e, &n, a);
 }
 
-/* The host's flags are needed for something else. A is lost. */
-static void spend_flags(struct translator *x)
-{
-    if (x->live[x->index])
-        flags_save(x);
-    else
-        x->flags_saved = false;
-    flags_destroyed(x);
-}
-
 static void emit_cli(struct translator *x)
 {
     struct emit *e = x->e;
-    spend_flags(x);
+    flags_lost(x);
     emit_load(e, HOST_A, CPU(s));
     emit_op_mi(e, OP_AND, STATE(rflags), ~(u32)X86_IF);
     emit_op_mi(e, OP_AND, CPU(wanted), ~(u32)VCPU_REQ_INTERRUPT);
@@ -54,7 +44,7 @@ static void emit_cli(struct translator *x)
 static void emit_sti(struct translator *x)
 {
     struct emit *e = x->e;
-    spend_flags(x);
+    flags_lost(x);
     emit_load(e, HOST_A, CPU(requests));
     emit_op_mi(e, OP_CMP, at(HOST_A, 0), 0);
     slow_jump(x, CC_NE);
@@ -66,7 +56,7 @@ static void emit_sti(struct translator *x)
 static void emit_ac(struct translator *x, bool set)
 {
     struct emit *e = x->e;
-    spend_flags(x);
+    flags_lost(x);
     emit_load(e, HOST_A, CPU(s));
     emit_load(e, HOST_D, set ? CPU(ctx_ac) : CPU(ctx_no_ac));
     if (set)
@@ -120,7 +110,7 @@ static void emit_fence(struct translator *x)
 static void emit_rdtsc(struct translator *x, bool with_aux)
 {
     struct emit *e = x->e;
-    spend_flags(x);
+    flags_lost(x);
     if (!(x->b->mode & SOFT_MODE_CPL0)) {
         emit_load(e, HOST_A, CPU(s));
         emit_op_mi(e, OP_TEST, STATE(cr4), X86_CR4_TSD);
@@ -194,7 +184,7 @@ static void emit_string(struct translator *x, bool movs)
 {
     struct emit *e = x->e;
     unsigned size = x->b->insn[x->index].size, scale = (unsigned)__builtin_ctz(size);
-    spend_flags(x);
+    flags_lost(x);
     emit_load(e, HOST_A, CPU(s));
     emit_op_mi(e, OP_TEST, STATE(rflags), X86_DF);
     slow_jump(x, CC_NE);

@@ -42,13 +42,6 @@ static void reload(struct emit *e, unsigned state, unsigned tmp)
     }
 }
 
-/* Into a 16-bit field. */
-static void save_flags(struct emit *e)
-{
-    emit_bytes(e, "\x9f\x0f\x90\xc0", 4); /* lahf; seto al */
-    emit_rm(e, &(struct encoding){.p66 = true, .opcode = 0x89, .reg = HOST_A}, CPU(arith_flags));
-}
-
 static const u8 saved[] = {3, 5, 12, 13, 14, 15};
 
 static void push_pop(struct emit *e, u8 opcode, unsigned r)
@@ -86,7 +79,7 @@ static void emit_leave(struct translate_cpu *t)
 {
     struct emit *e = &t->emit;
     t->thunk.leave = e->at;
-    save_flags(e);
+    emit_save_flags(e);
     t->thunk.leave_saved = e->at;
     emit_vector_save(t);
     emit_op_rr(e, true, 0x63, HOST_A, HOST_C); /* movsxd rax, ecx */
