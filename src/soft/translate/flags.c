@@ -226,8 +226,7 @@ void flags_find_live(struct translator *x)
     for (unsigned n = x->b->count; n-- > 0;) {
         x->live[n] = x->flag_use[n] >= FLAGS_WANTED || (x->flag_use[n] == FLAGS_LEFT && x->live[n + 1]);
         if (x->flag_use[n] != FLAGS_READ)
-            x->reader[n] =
-                x->flag_use[n] == FLAGS_KILLED ? FAR : MIN(x->reader[n] + x->reader[n + 1], NO_READER);
+            x->reader[n] = (u8)MIN(x->reader[n] + x->reader[n + 1], NO_READER);
     }
 }
 
