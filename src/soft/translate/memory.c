@@ -162,13 +162,13 @@ static void emit_tlb_index(struct emit *e, unsigned size)
     emit_op_rm(e, true, 0x0b, HOST_D, CPU(ctx));
 }
 
-static size_t tlb_tag(bool user, bool write)
+size_t tlb_tag(bool user, bool write)
 {
     return (write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read)) +
            user * sizeof(u64);
 }
 
-static struct address tlb_field(size_t field)
+struct address tlb_field(size_t field)
 {
     return (struct address){HOST_CPU, HOST_A, 0, (i32)(offsetof(struct soft_cpu, tlb) + field)};
 }

@@ -139,11 +139,6 @@ static void emit_rdtsc(struct translator *x, bool with_aux)
 #define GUEST_COUNT translate_host_reg[X86_RCX]
 enum { HOST_SI = 6, HOST_DI = 7 }; /* and the guest's, too */
 
-static struct address tlb_field(size_t field)
-{
-    return (struct address){HOST_CPU, HOST_A, 0, (i32)(offsetof(struct soft_cpu, tlb) + field)};
-}
-
 static struct address behind_count(unsigned base, unsigned scale, i32 disp)
 {
     return (struct address){(u8)base, GUEST_COUNT, (u8)scale, disp};
@@ -157,8 +152,7 @@ static void emit_string_pointer(struct translator *x, unsigned index, unsigned s
 {
     struct emit *e = x->e;
     bool user = x->b->mode & SOFT_MODE_CPL3;
-    size_t tag =
-        (write ? offsetof(struct soft_tlb_entry, write) : offsetof(struct soft_tlb_entry, read)) + user * 8;
+    size_t tag = tlb_tag(user, write);
     emit_op_rr(e, false, 0x89, index, HOST_A);
     emit_bytes(e, "\xc1\xe8\x06", 3); /* shr eax, 6 */
     emit_op_ri(e, false, OP_AND, HOST_A, (SOFT_TLB_SIZE - 1) * 64);

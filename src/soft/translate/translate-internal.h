@@ -384,6 +384,9 @@ unsigned memory_range(const struct translator *x, const struct insn *i, const Zy
 /* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. Twice an
  * instruction at most. */
 void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write);
+/* The TLB entry whose offset in soft_cpu.tlb is in A; offset of the tag of such an access in it. */
+struct address tlb_field(size_t field);
+size_t tlb_tag(bool user, bool write);
 void emit_range_miss(struct translator *x, struct slow_path *p, const struct range_miss *m);
 void emit_memory_thunks(struct translate_cpu *t);
 /* Does it pay to look for the memory operand without touching the flags? */
