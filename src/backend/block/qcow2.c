@@ -949,17 +949,6 @@ static int open_backing(struct qcow2 *q, const struct block_options *o, const st
     return q->backing ? 0 : error_set(err, why.code, "backing file of '%s': %s", q->base.path, why.text);
 }
 
-static int start_threads(struct qcow2 *q, const struct block_options *o, struct error *err)
-{
-    if (o->aio != BLOCK_AIO_THREADS) {
-        q->uring = block_uring_new(uring_done, q);
-        if (!q->uring && o->aio == BLOCK_AIO_URING)
-            return error_set(err, ENOSYS, "io_uring is not available for '%s' (use aio=threads)",
-                             q->base.path);
-    }
-    return block_pool_start(&q->pool, err);
-}
-
 static int open_image(struct qcow2 *q, const struct block_options *o, const struct block_chain *above,
                       struct error *err)
 {
@@ -982,7 +971,7 @@ static int open_image(struct qcow2 *q, const struct block_options *o, const stru
     ret = open_backing(q, o, above, err);
     if (ret == 0)
         ret = repair_lazy(q, o, err);
-    return ret < 0 || o->synchronous ? ret : start_threads(q, o, err);
+    return ret < 0 ? ret : block_start(&q->pool, &q->uring, uring_done, q, o, err);
 }
 
 struct block_device *qcow2_open(const char *path, const struct block_options *o,

@@ -217,19 +217,6 @@ static int find_size(struct raw *raw, struct error *err)
     return 0;
 }
 
-static int start(struct raw *raw, const struct block_options *o, struct error *err)
-{
-    if (o->synchronous)
-        return 0;
-    if (o->aio != BLOCK_AIO_THREADS) {
-        raw->uring = block_uring_new(uring_done, raw);
-        if (!raw->uring && o->aio == BLOCK_AIO_URING)
-            return error_set(err, ENOSYS, "io_uring is not available for '%s' (use aio=threads)",
-                             raw->base.path);
-    }
-    return block_pool_start(&raw->pool, err);
-}
-
 struct block_device *raw_open(const char *path, const struct block_options *o, struct error *err)
 {
     struct raw *raw = calloc(1, sizeof *raw);
@@ -247,7 +234,7 @@ struct block_device *raw_open(const char *path, const struct block_options *o, s
     raw->base = (struct block_device){.ops = &raw_ops, .read_only = o->read_only, .path = name};
     raw->guarded = o->format == BLOCK_FORMAT_PROBE && !o->read_only;
     block_pool_init(&raw->pool, &raw->base);
-    if (find_size(raw, err) < 0 || start(raw, o, err) < 0) {
+    if (find_size(raw, err) < 0 || block_start(&raw->pool, &raw->uring, uring_done, raw, o, err) < 0) {
         raw_free(raw);
         return NULL;
     }

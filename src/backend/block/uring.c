@@ -1,5 +1,6 @@
 #include "backend/block/uring.h"
 
+#include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
 
@@ -104,7 +105,7 @@ void block_uring_free(struct block_uring *u)
     free(u);
 }
 
-struct block_uring *block_uring_new(block_uring_done *done, void *owner)
+static struct block_uring *block_uring_new(block_uring_done *done, void *owner)
 {
     struct block_uring *u = calloc(1, sizeof *u);
     if (!u || io_uring_queue_init(ENTRIES, &u->ring, 0) < 0) {
@@ -121,4 +122,18 @@ struct block_uring *block_uring_new(block_uring_done *done, void *owner)
         return u;
     block_uring_free(u);
     return NULL;
+}
+
+int block_start(struct block_pool *pool, struct block_uring **u, block_uring_done *done, void *owner,
+                const struct block_options *o, struct error *err)
+{
+    if (o->synchronous)
+        return 0;
+    if (o->aio != BLOCK_AIO_THREADS) {
+        *u = block_uring_new(done, owner);
+        if (!*u && o->aio == BLOCK_AIO_URING)
+            return error_set(err, ENOSYS, "io_uring is not available for '%s' (use aio=threads)",
+                             pool->owner->path);
+    }
+    return block_pool_start(pool, err);
 }
