@@ -166,7 +166,7 @@ int host_file_discard(struct host_file *f, u64 offset, u64 len)
     return ret == -EOPNOTSUPP ? 0 : ret;
 }
 
-static int write_zero_chunks(struct host_file *f, u64 offset, u64 len)
+int host_file_write_zero_data(struct host_file *f, u64 offset, u64 len)
 {
     static const u8 zeroes[ZERO_CHUNK] ALIGNED(FILE_DIRECT_ALIGN);
     for (u64 n; len; offset += n, len -= n) {
@@ -189,7 +189,7 @@ int host_file_write_zeroes(struct host_file *f, u64 offset, u64 len, bool unmap)
             return -errno;
         atomic_store(&f->no_zero_range, true);
     }
-    return write_zero_chunks(f, offset, len);
+    return host_file_write_zero_data(f, offset, len);
 }
 
 int host_file_sync(struct host_file *f)

@@ -43,6 +43,8 @@ bool host_file_transfer_now(struct host_file *f, enum block_op op, const struct 
                             u64 offset, u64 len);
 
 int host_file_write_zeroes(struct host_file *f, u64 offset, u64 len, bool unmap);
+/* The same as data, which take their space. */
+int host_file_write_zero_data(struct host_file *f, u64 offset, u64 len);
 /* A hint: a host that cannot do it has done enough. */
 int host_file_discard(struct host_file *f, u64 offset, u64 len);
 int host_file_sync(struct host_file *f);

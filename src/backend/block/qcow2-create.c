@@ -116,21 +116,10 @@ static int preallocate_run(struct qcow2 *q, u64 cluster, u64 want, u64 *got, u64
     return qcow2_end_step(q, ret);
 }
 
-static int write_zero_chunks(struct qcow2 *q, u64 host, u64 len)
-{
-    static const u8 zeroes[65536];
-    int ret = 0;
-    for (u64 n; len && ret == 0; host += n, len -= n) {
-        n = MIN(len, (u64)sizeof zeroes);
-        ret = host_file_write(&q->file, host, zeroes, n);
-    }
-    return ret;
-}
-
 static int take_space(struct qcow2 *q, enum qcow2_prealloc how, u64 host, u64 len)
 {
     if (how == QCOW2_PREALLOC_FULL)
-        return write_zero_chunks(q, host, len);
+        return host_file_write_zero_data(&q->file, host, len);
     if (how != QCOW2_PREALLOC_FALLOC)
         return host_file_extend(&q->file, host + len);
     return -posix_fallocate(q->file.fd, (off_t)host, (off_t)len);
