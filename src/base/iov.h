@@ -20,4 +20,20 @@ static inline void iov_trim_front(struct iovec **iov, unsigned *count, u64 n)
     }
 }
 
+/* Drops what is behind the first @len bytes. */
+static inline void iov_truncate(struct iovec *iov, unsigned *count, u64 len)
+{
+    unsigned i = 0;
+    for (; i < *count && len; i++) {
+        if (iov[i].iov_len > len)
+            iov[i].iov_len = (size_t)len;
+        len -= iov[i].iov_len;
+    }
+    *count = i;
+}
+
+/* Copies between @buf and @iov starting at byte @skip; returns the bytes copied. */
+size_t iov_read(const struct iovec *iov, unsigned count, u64 skip, void *buf, size_t len);
+size_t iov_write(const struct iovec *iov, unsigned count, u64 skip, const void *buf, size_t len);
+
 #endif

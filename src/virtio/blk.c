@@ -49,11 +49,9 @@ enum {
 
 struct blk_request {
     struct block_request io;
+    struct completion completion; /* its link: in blk->free too */
     struct virtio_blk *blk;
-    struct list link; /* blk->free or blk->done */
-    unsigned queue;
     bool flush_after; /* write-through, not flushed yet */
-    int result;
     struct virtq_chain chain;
 };
 
@@ -68,8 +66,8 @@ static struct blk_request *request_get(struct virtio_blk *b)
 {
     struct blk_request *req;
     if (!list_empty(&b->free)) {
-        req = list_entry(b->free.next, struct blk_request, link);
-        list_remove(&req->link);
+        req = list_entry(b->free.next, struct blk_request, completion.link);
+        list_remove(&req->completion.link);
         return req;
     }
     req = malloc(sizeof *req);
@@ -80,12 +78,12 @@ static struct blk_request *request_get(struct virtio_blk *b)
 
 static void request_put(struct blk_request *req)
 {
-    list_push_front(&req->blk->free, &req->link);
+    list_push_front(&req->blk->free, &req->completion.link);
 }
 
 static struct virtqueue *queue_of(const struct blk_request *req)
 {
-    return &req->blk->vdev.queue[req->queue];
+    return &req->blk->vdev.queue[req->completion.queue];
 }
 
 /* Ends a request: its status is the last writable byte, wherever the driver cut its buffers (2.7.4.1). */
@@ -98,7 +96,7 @@ static void finish(struct blk_request *req, u8 status)
     if (end && !b->vdev.resetting)
         end[chain->len[last] - 1] = status;
     virtqueue_push(queue_of(req), chain, chain->in_bytes);
-    b->in_flight--;
+    b->completions.in_flight--;
     request_put(req);
 }
 
@@ -107,50 +105,10 @@ static u8 status_of(int result)
     return result == 0 ? S_OK : result == -EOPNOTSUPP ? S_UNSUPP : S_IOERR;
 }
 
-/*
- * Pushes what has completed, until there is nothing left. @more: another thread has announced itself
- * and comes after us. Machine lock held.
- */
-static void collect(struct virtio_blk *b, bool more)
+static void request_collected(struct completions *cs, struct completion *c)
 {
-    u32 touched = 0;
-    for (;;) {
-        struct list batch, *node;
-        list_init(&batch);
-        lock_acquire(&b->done_lock);
-        while (!list_empty(&b->done)) {
-            node = b->done.next;
-            list_remove(node);
-            list_push_back(&batch, node);
-        }
-        if (list_empty(&batch))
-            b->collecting = more;
-        lock_drop(&b->done_lock);
-        if (list_empty(&batch))
-            break;
-        struct blk_request *req, *next;
-        list_for_each_safe (req, next, &batch, link) {
-            list_remove(&req->link);
-            touched |= (u32)BIT(req->queue);
-            finish(req, status_of(req->result));
-        }
-    }
-    for (unsigned i = 0; i < b->vdev.queue_count; i++) {
-        if (touched >> i & 1)
-            virtqueue_notify(&b->vdev.queue[i]);
-    }
-    if (b->vdev.resetting && b->in_flight == 0)
-        virtio_reset_done(&b->vdev);
-}
-
-/* From here to collect() completions pile up in `done`. Returns what to tell collect(). */
-static bool begin_collect(struct virtio_blk *b)
-{
-    lock_acquire(&b->done_lock);
-    bool more = b->collecting;
-    b->collecting = true;
-    lock_drop(&b->done_lock);
-    return more;
+    (void)cs;
+    finish(container_of(c, struct blk_request, completion), status_of(c->result));
 }
 
 /* Any thread; the machine lock is held only if it is that of our own block_submit(). */
@@ -164,19 +122,7 @@ static void request_done(struct block_request *io, int result)
         block_submit(b->backend, io);
         return;
     }
-    req->result = result;
-    lock_acquire(&b->done_lock);
-    list_push_back(&b->done, &req->link);
-    if (--b->running == 0)
-        pthread_cond_broadcast(&b->idle);
-    bool mine = !b->collecting;
-    b->collecting = true;
-    lock_drop(&b->done_lock);
-    if (!mine)
-        return;
-    lock_acquire(b->machine_lock);
-    collect(b, false);
-    lock_drop(b->machine_lock);
+    completion_done(&b->completions, &req->completion, result);
 }
 
 static void submit(struct blk_request *req, enum block_op op, u64 offset, u64 len)
@@ -187,9 +133,7 @@ static void submit(struct blk_request *req, enum block_op op, u64 offset, u64 le
     req->io.len = len;
     req->io.done = request_done;
     req->flush_after = b->write_through && (op == BLOCK_WRITE || op == BLOCK_WRITE_ZEROES);
-    lock_acquire(&b->done_lock);
-    b->running++;
-    lock_drop(&b->done_lock);
+    completions_submitted(&b->completions);
     block_submit(b->backend, &req->io);
 }
 
@@ -290,7 +234,7 @@ static int dispatch(struct blk_request *req)
 
 static void start(struct blk_request *req)
 {
-    req->blk->in_flight++;
+    req->blk->completions.in_flight++;
     int status = dispatch(req);
     if (status >= 0)
         finish(req, (u8)status);
@@ -301,14 +245,14 @@ static void blk_kick(struct virtio_device *vdev, unsigned queue)
     struct virtio_blk *b = from_vdev(vdev);
     struct virtqueue *vq = &vdev->queue[queue];
     unsigned budget = vq->size;
-    bool more = begin_collect(b);
+    bool more = completions_begin(&b->completions);
     for (; budget; budget--) {
         struct blk_request *req = request_get(b);
         if (!req) {
             budget = 0;
             break;
         }
-        req->queue = queue;
+        req->completion.queue = queue;
         if (!virtqueue_pop(vq, &req->chain)) {
             request_put(req);
             break;
@@ -321,7 +265,7 @@ static void blk_kick(struct virtio_device *vdev, unsigned queue)
         }
         start(req);
     }
-    collect(b, more);
+    completions_end(&b->completions, more);
     virtqueue_notify(vq);
     if (!budget)
         virtio_kick_later(vdev, queue);
@@ -351,16 +295,9 @@ static void blk_config_written(struct virtio_device *vdev, unsigned offset, unsi
     update_cache_mode(from_vdev(vdev));
 }
 
-/* Done requests are entered in the list before their threads wait for the machine lock, so this ends. */
 static void blk_drain(struct virtio_device *vdev)
 {
-    struct virtio_blk *b = from_vdev(vdev);
-    bool more = begin_collect(b);
-    lock_acquire(&b->done_lock);
-    while (b->running)
-        pthread_cond_wait(&b->idle, &b->done_lock.mutex);
-    lock_drop(&b->done_lock);
-    collect(b, more);
+    completions_drain(&from_vdev(vdev)->completions);
 }
 
 static bool blk_reset(struct virtio_device *vdev)
@@ -368,7 +305,7 @@ static bool blk_reset(struct virtio_device *vdev)
     struct virtio_blk *b = from_vdev(vdev);
     vdev->config[CONFIG_WRITEBACK] = 1;
     b->write_through = false;
-    return b->in_flight == 0;
+    return b->completions.in_flight == 0;
 }
 
 static const struct virtio_device_ops blk_ops = {
@@ -449,12 +386,8 @@ int virtio_blk_init(struct virtio_blk *b, struct pci_bus *bus, u8 devfn, struct 
         return error_set(err, EINVAL, "virtio-blk: %u queues, at most %u are possible", queues,
                          VIRTIO_BLK_MAX_QUEUES);
     b->backend = backend;
-    b->machine_lock = machine_lock;
     b->write_through = false;
-    b->in_flight = b->running = 0;
-    b->collecting = false;
     list_init(&b->free);
-    list_init(&b->done);
     memset(b->serial, 0, sizeof b->serial);
     if (config->serial)
         memcpy(b->serial, config->serial, strnlen(config->serial, sizeof b->serial));
@@ -466,8 +399,7 @@ int virtio_blk_init(struct virtio_blk *b, struct pci_bus *bus, u8 devfn, struct 
     int ret = virtio_pci_init(&b->pci, &b->vdev, bus, devfn, CLASS_STORAGE, &blk_state, b, err);
     if (ret < 0)
         return ret;
-    lock_init(&b->done_lock, LOCK_RANK_BACKEND);
-    pthread_cond_init(&b->idle, NULL);
+    completions_init(&b->completions, &b->vdev, machine_lock, request_collected);
     return 0;
 }
 
@@ -475,9 +407,8 @@ void virtio_blk_release(struct virtio_blk *b)
 {
     block_drain(b->backend);
     struct blk_request *req, *next;
-    list_for_each_safe (req, next, &b->free, link)
+    list_for_each_safe (req, next, &b->free, completion.link)
         free(req);
-    pthread_cond_destroy(&b->idle);
-    lock_release(&b->done_lock);
+    completions_release(&b->completions);
     virtio_pci_release(&b->pci);
 }

@@ -26,9 +26,8 @@
 #ifndef TRAPEZE_VIRTIO_VIRTQUEUE_H
 #define TRAPEZE_VIRTIO_VIRTQUEUE_H
 
-#include <sys/uio.h>
-
 #include "base/error.h"
+#include "base/iov.h"
 #include "state/fields.h"
 
 #define VIRTQ_MAX_SIZE 1024
@@ -99,10 +98,6 @@ void virtqueue_notify(struct virtqueue *vq);
 
 /* Is there nothing to pop? */
 bool virtqueue_empty(struct virtqueue *vq);
-
-/* Copies between @buf and @iov starting at byte @skip; returns the bytes copied. */
-size_t iov_read(const struct iovec *iov, unsigned count, u64 skip, void *buf, size_t len);
-size_t iov_write(const struct iovec *iov, unsigned count, u64 skip, const void *buf, size_t len);
 
 extern const struct state_desc virtqueue_state;
 

@@ -542,7 +542,7 @@ static void a_system_reset_waits_for_requests(void **state)
     hold_requests(f, 20);
     with_completer(f, do_system_reset);
     assert_true(list_empty(&f->disk.held));
-    assert_int_equal(f->blk.in_flight, 0);
+    assert_int_equal(f->blk.completions.in_flight, 0);
     assert_int_equal(f->blk.vdev.status, 0);
 }
 
