@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 
+#include "cmd/net-options.h"
 #include "cmd/options.h"
 #include "hw/isa-debug-exit.h"
 
@@ -106,6 +107,20 @@ static int set_disk(void *target, char *text, struct error *err)
         .write_error = on_error_of(d.werror, BLOCK_ON_ERROR_ENOSPC),
     };
     return 0;
+}
+
+static int set_net(void *target, char *text, struct error *err)
+{
+    struct run_options *o = target;
+
+    o->net_given = true;
+    if (!strcmp(text, "none")) {
+        o->pc.net_count = 0;
+        return 0;
+    }
+    if (o->pc.net_count == PC_MAX_NETS)
+        return error_set(err, EINVAL, "more than %u networks", PC_MAX_NETS);
+    return net_options_parse(&o->pc.net[o->pc.net_count++], text, err);
 }
 
 static int set_initrd(void *target, char *text, struct error *err)
@@ -259,6 +274,21 @@ static const struct option run_list[] = {
              "werror=enospc|report|ignore|stop  rerror=report|...",
      .kind = OPTION_CALL,
      .set = set_disk},
+    {.name = "net",
+     .arg = "KIND[,OPTIONS]",
+     .help = "a network card; may be repeated; user when none is given:\n"
+             "user  behind this process, with DHCP and DNS:\n"
+             "      hostfwd=tcp|udp:[HOSTADDR:]PORT-[GUESTADDR]:PORT\n"
+             "      restrict=on  host-loopback=on  ipv6=off  tftp=DIR\n"
+             "      bootfile=F  net=CIDR  host=ADDR  dns=ADDR\n"
+             "      dhcpstart=ADDR  hostname=NAME  domainname=NAME\n"
+             "tap=IF or tap,fd=N  an interface of the host\n"
+             "socket=PATH  another machine with the same PATH\n"
+             "null  connected to nothing    none  no card\n"
+             "all:  mac=MAC  queues=N  mtu=BYTES  link=up|down\n"
+             "      pcap=FILE  bps=SIZE  (limit a second, each way)",
+     .kind = OPTION_CALL,
+     .set = set_net},
     {.name = "console",
      .arg = "SPEC",
      .help = "first serial port: stdio (default), pty, unix:PATH, file:PATH,\nnone; at stdio Ctrl-a x quits, "
@@ -339,6 +369,8 @@ static int check(struct run_options *o, struct error *err)
         return error_set(err, EINVAL, "--%s needs --kernel", o->initrd_count ? "initrd" : "append");
     if (!o->kernel && !o->firmware)
         o->firmware = "bios";
+    if (!o->net_given)
+        o->pc.net[o->pc.net_count++].options = (struct net_options){.kind = NET_USER, .fd = -1};
     if (!o->pc.console)
         o->pc.console = is_stdio(o->pc.virtio_console) ? "none" : "stdio";
     if (is_stdio(o->pc.console) && is_stdio(o->pc.virtio_console))

@@ -18,6 +18,7 @@ struct run_options {
     unsigned initrd_count;
     const char *log, *log_level, *trace;
     const char *dump_acpi;
+    bool net_given;
     bool stats, help;
 };
 

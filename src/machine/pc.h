@@ -9,10 +9,12 @@
 #define TRAPEZE_MACHINE_PC_H
 
 #include "backend/block/block.h"
+#include "backend/net/net.h"
 #include "cpu/vm.h"
 #include "machine/loader.h"
 
 #define PC_MAX_DISKS 16
+#define PC_MAX_NETS 8
 
 struct pc_disk {
     const char *path;
@@ -20,6 +22,11 @@ struct pc_disk {
     struct block_options options;
     struct block_limits limits;
     enum block_on_error read_error, write_error;
+};
+
+struct pc_net {
+    u8 mac[6]; /* all zero: pc_new() makes one up */
+    struct net_options options;
 };
 
 struct pc_config {
@@ -38,6 +45,8 @@ struct pc_config {
     const char *virtio_console;  /* NULL: no such device */
     struct pc_disk disk[PC_MAX_DISKS];
     unsigned disk_count;
+    struct pc_net net[PC_MAX_NETS];
+    unsigned net_count;
 };
 
 struct pc;

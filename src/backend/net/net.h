@@ -14,6 +14,7 @@
 #ifndef TRAPEZE_BACKEND_NET_NET_H
 #define TRAPEZE_BACKEND_NET_NET_H
 
+#include <netinet/in.h>
 #include <sys/uio.h>
 
 #include "base/error.h"
@@ -93,6 +94,50 @@ static inline void net_close(struct net_backend *n)
     if (n)
         n->ops->close(n);
 }
+
+/* --- opening --- */
+
+enum net_kind { NET_NULL, NET_USER, NET_TAP, NET_SOCKET };
+
+#define NET_MAX_FORWARDS 64
+#define NET_MAX_QUEUES 8
+
+/* A port of the host that leads to one of the guest. */
+struct net_forward {
+    bool udp;
+    struct in_addr host, guest; /* guest 0.0.0.0: the first address that DHCP gives */
+    u16 host_port, guest_port;  /* in the host's byte order */
+};
+
+/* Addresses that are 0.0.0.0 take their usual place in the network, which is 10.0.2.0/24 by default. */
+struct net_user_options {
+    struct in_addr network, host, dns, dhcp_start;
+    unsigned prefix; /* of the network's address, bits; 0: 24 */
+    bool restricted; /* the guest reaches nothing but DHCP, DNS, TFTP; forwarded ports reach it */
+    bool loopback;   /* the gateway's address leads to the host's own loopback services */
+    bool no_ipv6;
+    const char *tftp, *bootfile, *hostname, *domain; /* NULL: none */
+    struct net_forward forward[NET_MAX_FORWARDS];
+    unsigned forward_count;
+};
+
+/* Strings live as long as the backend. */
+struct net_options {
+    enum net_kind kind;
+    struct net_user_options user;
+    const char *tap;            /* name of the interface; NULL: the file descriptor is used */
+    int fd;                     /* of a tap, which is closed with the backend */
+    const char *socket;         /* path of the socket between two machines */
+    unsigned queues;            /* pairs, 0 is 1 */
+    unsigned mtu;               /* the guest's, 0: 1500 */
+    bool link_down;             /* unplugged from the start on */
+    const char *pcap;           /* file for a copy of all frames; NULL: none */
+    u64 bps;                    /* bytes a second each way; 0: no limit */
+    const struct vclock *clock; /* time stands still with it; NULL: the host's */
+};
+
+/* What @o says, filters included. On the loop's thread, or before the loop runs. NULL with @err. */
+struct net_backend *net_open(const struct net_options *o, struct event_loop *loop, struct error *err);
 
 /* Swallows what is sent, never has a frame. NULL with @err. */
 struct net_backend *net_null_open(struct error *err);
