@@ -250,7 +250,7 @@ static void update_map_key(struct soft_cpu *c)
         }
         *n = ++m->next_map;
     }
-    c->map_key = (u64)*n << 48;
+    c->map_key = (u64)*n << 48 | c->mode;
     c->map_cover = global ? ATTR_GLOBAL : 0;
 }
 

@@ -188,8 +188,7 @@ static void encode_legacy_prefixes(const ZydisDecodedInstruction *insn, const Zy
     }
 }
 
-/* Outside 64-bit mode W is ignored where it would make a general register 64 bits wide. */
-static bool w_ignored(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
+bool native_w_ignored(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
 {
     if (insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64)
         return false;
@@ -237,14 +236,14 @@ static void encode_vex_prefix(const u8 *bytes, const ZydisDecodedInstruction *in
             if (evex)
                 p[3] |= 0x08;
         }
-        if (w_ignored(insn, ops))
+        if (native_w_ignored(insn, ops))
             p[2] &= 0x7f;
     }
     for (unsigned i = 0; i < size; i++)
         put(e, p[i]);
 }
 
-static bool has_is4(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
+bool native_has_is4(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
 {
     for (unsigned i = 0; i < insn->operand_count; i++)
         if (ops[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
@@ -290,7 +289,7 @@ void native_encode(const u8 *bytes, const ZydisDecodedInstruction *insn, const Z
     at += insn->raw.disp.size / 8;
     while (at < insn->length)
         put(e, bytes[at++]);
-    if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && has_is4(insn, ops))
+    if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && native_has_is4(insn, ops))
         e->bytes[e->length - 1] &= 0x7f;
 }
 

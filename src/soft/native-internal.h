@@ -133,6 +133,11 @@ void native_encode(const u8 *bytes, const ZydisDecodedInstruction *insn, const Z
 bool native_emit(struct native_code *code, struct native_stub *stub, const struct native_encoding *e,
                  const struct native_regs *r, const ZydisDecodedInstruction *insn);
 
+/* Outside 64-bit mode W is ignored where it would make a general register 64 bits wide. */
+bool native_w_ignored(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops);
+/* Does the immediate name a register? Outside 64-bit mode its highest bit is ignored. */
+bool native_has_is4(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops);
+
 /* The short way of an x87 instruction, see native-x87.c. False when there is no room. */
 bool native_emit_x87(struct native_code *code, struct native_stub *stub, const struct native_encoding *e,
                      const struct native_regs *r, const ZydisDecodedInstruction *insn);

@@ -84,7 +84,8 @@ struct soft_cpu {
     u64 ctx_sys;           /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
     /*
      * For code that was found by linear address: a number in the upper 16 bits that stands for where the
-     * executed pages are mapped now. While it is the same, none of them has moved (mmu.c, rule 8). 0 is none.
+     * executed pages are mapped now, and `mode` in the low ones. While it is the same, none of them has moved
+     * (mmu.c, rule 8). 0 is none.
      */
     u64 map_key;
     /* Private to translate/, here for the sake of short addresses; see translate-internal.h. */

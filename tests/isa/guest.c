@@ -149,6 +149,11 @@ void isa_guest_free(struct isa_guest *g)
     free(g);
 }
 
+u64 isa_guest_translated(const struct isa_guest *g)
+{
+    return g->machine->vcpu->counters.blocks_translated;
+}
+
 static void load_state(struct isa_guest *g, const struct isa_case *c)
 {
     const struct isa_state *in = &c->in;

@@ -89,6 +89,8 @@ u64 native_xfeatures(void);
 struct isa_guest;
 struct isa_guest *isa_guest_new(const struct engine_ops *engine, const struct cpuid_table *cpuid);
 void isa_guest_free(struct isa_guest *g);
+/* How many blocks the translator made. */
+u64 isa_guest_translated(const struct isa_guest *g);
 void isa_guest_run(struct isa_guest *g, const struct isa_batch *b, const struct isa_case *c,
                    struct isa_result *out);
 

@@ -683,7 +683,10 @@ static void compat_hook(struct trap *t)
 
 USER_CODE static word user_to_compat(word arg)
 {
-    __asm__ volatile("push %0; push %1; lretq" : : "r"((u64)SEL_USER_CODE32), "r"(arg));
+    /* With flat data segments: then it is translated. */
+    __asm__ volatile("mov %2, %%ds; mov %2, %%es; push %0; push %1; lretq"
+                     :
+                     : "r"((u64)SEL_USER_CODE32), "r"(arg), "r"((u32)SEL_USER_DATA));
     return 0;
 }
 
@@ -697,6 +700,27 @@ static void test_compatibility_mode(void)
     CHECK_EQ(last.cs, SEL_USER_CODE32);
     CHECK_EQ(compat_eax, 0x11111112);
     CHECK(compat_sp > (word)user_stack_top - 4096 && compat_sp <= (word)user_stack_top);
+}
+
+/* The same bytes at the same address mean something else in each mode. */
+__asm__(".section .user, \"ax\"\n"
+        "either_mode:\n"
+        "  mov $0x10, %eax\n"
+        "  .byte 0x40, 0xff, 0xc0\n" /* 64-bit: inc eax; else that twice */
+        "  int $0x80\n");
+extern u8 either_mode[];
+
+static void test_one_address_in_two_modes(void)
+{
+    trap_hook = compat_hook;
+    for (int n = 0; n < 4; n++) {
+        run_user((word(*)(word))either_mode, 0);
+        CHECK_EQ(compat_eax, 0x11);
+        run_user(user_to_compat, (word)either_mode);
+        CHECK_EQ(compat_eax, 0x12);
+    }
+    trap_hook = NULL;
+    trap_clear();
 }
 
 /* --- gates and interrupts --- */
@@ -1137,6 +1161,7 @@ const struct test tests[] = {
     {"alignment_check", test_alignment_check},
     {"syscall", test_syscall},
     {"compatibility_mode", test_compatibility_mode},
+    {"one_address_in_two_modes", test_one_address_in_two_modes},
     {"call_gate", test_call_gate},
     {"interrupt_stack_table", test_interrupt_stack_table},
     {"double_fault", test_double_fault},

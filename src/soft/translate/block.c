@@ -77,7 +77,7 @@ static void emit_slow_paths(struct translator *x)
 static bool decode(struct translator *x, unsigned n)
 {
     const struct insn *i = &x->b->insn[n];
-    const ZydisDecoder *decoder = &x->t->soft.interpret->decoder[0];
+    const ZydisDecoder *decoder = &x->t->soft.interpret->decoder[x->wide ? 0 : 1];
     x->index = n;
     if (i->fn == insn_ud || i->fn == insn_gp || x->t->options.no_native)
         return false;
@@ -358,6 +358,8 @@ void translate_block(struct translate_cpu *t, struct block *b)
     x.t = t;
     x.e = e;
     x.b = b;
+    x.wide = b->mode & SOFT_MODE_CODE64;
+    x.word = x.wide ? 8 : 4;
     x.block_off = (i32)(b->gpa & ~PAGE_MASK);
     decode_all(&x);
     struct translation *code = (struct translation *)(t->arena + t->arena_used);

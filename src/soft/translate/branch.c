@@ -62,13 +62,13 @@ static void leave_page(struct translator *x, i32 off)
     emit_op_rm(e, true, 0x03, HOST_A, CPU(map_key));
     emit_op_rm(e, true, 0x3b, HOST_A, slot_field(slot, offsetof(struct translate_slot, key)));
     u8 *other = emit_jump(e, CC_NE);
-    struct encoding add = {.w = true, .opcode = 0x81, .imm_len = 4};
+    struct encoding add = {.w = x->wide, .opcode = 0x81, .imm_len = 4};
     memcpy(add.imm, &(i32){page_of(off)}, 4);
     emit_rm(e, &add, CPU(page_rip));
     emit_op_rm(e, false, 0xff, 4, slot_field(slot, offsetof(struct translate_slot, code))); /* jmp */
     emit_set_target(other, e->at);
     emit_mov_imm32(e, HOST_A, (u32)slot_field(slot, 0).disp);
-    emit_jump_to(e, CC_ALWAYS, t->thunk.slot);
+    emit_jump_to(e, CC_ALWAYS, t->thunk.slot[x->wide]);
 }
 
 static bool in_page(i32 off)
@@ -139,24 +139,24 @@ void way_out(struct translator *x, i32 off)
 
 void move_sp(struct translator *x, i32 by)
 {
-    emit_lea(x->e, GUEST_SP, at(GUEST_SP, by));
+    word_lea(x, GUEST_SP, at(GUEST_SP, by));
 }
 
 void push_pointer(struct translator *x)
 {
-    emit_lea(x->e, HOST_C, at(GUEST_SP, -8));
-    emit_tlb(x, RANGE_STACK, 8, true);
+    word_lea(x, HOST_C, at(GUEST_SP, -x->word));
+    emit_tlb(x, RANGE_STACK, x->word, true);
 }
 
 static void emit_push_memory(struct translator *x, const struct insn *i)
 {
     emit_pointer(x, i, &x->op[0]);
-    emit_load(x->e, HOST_C, at(HOST_C, 0));
+    word_load(x, HOST_C, at(HOST_C, 0));
     emit_store(x->e, CPU(scratch[0]), HOST_C);
     push_pointer(x);
     emit_load(x->e, HOST_A, CPU(scratch[0]));
-    emit_store(x->e, at(HOST_C, 0), HOST_A);
-    move_sp(x, -8);
+    word_store(x, at(HOST_C, 0), HOST_A);
+    move_sp(x, -x->word);
 }
 
 /* A register or an immediate to the host address @to. D is lost. */
@@ -164,18 +164,18 @@ static void emit_pushed(struct translator *x, const ZydisDecodedOperand *op, str
 {
     if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         i32 v = (i32)op->imm.value.s;
-        struct encoding n = {.w = true, .opcode = 0xc7, .imm_len = 4};
+        struct encoding n = {.w = x->wide, .opcode = 0xc7, .imm_len = 4};
         memcpy(n.imm, &v, 4);
         emit_rm(x->e, &n, to);
     } else {
-        emit_store(x->e, to, gpr_get(x, gpr_of(op->reg.value), HOST_D));
+        word_store(x, to, gpr_get(x, gpr_of(op->reg.value), HOST_D));
     }
 }
 
 static void emit_popped(struct translator *x, const ZydisDecodedOperand *op, struct address from)
 {
     unsigned r = gpr_of(op->reg.value), to = is_far(r) ? HOST_D : translate_host_reg[r];
-    emit_load(x->e, to, from);
+    word_load(x, to, from);
     gpr_set(x, r, to);
 }
 
@@ -187,15 +187,15 @@ void emit_push(struct translator *x, const struct insn *i)
     }
     push_pointer(x);
     emit_pushed(x, &x->op[0], at(HOST_C, 0));
-    move_sp(x, -8);
+    move_sp(x, -x->word);
 }
 
 void emit_pop(struct translator *x)
 {
-    emit_mov(x->e, HOST_C, GUEST_SP);
-    emit_tlb(x, RANGE_STACK, 8, false);
+    word_mov(x, HOST_C, GUEST_SP);
+    emit_tlb(x, RANGE_STACK, x->word, false);
     emit_popped(x, &x->op[0], at(HOST_C, 0));
-    move_sp(x, 8);
+    move_sp(x, x->word);
 }
 
 /* Is instruction @n a push of a register or an immediate, or a pop of a register, and not of RSP? */
@@ -203,10 +203,10 @@ static bool in_run(const struct translator *x, unsigned n, ZydisMnemonic m)
 {
     const ZydisDecodedInstruction *z = &x->decoded[n].z;
     const ZydisDecodedOperand *op = &x->decoded[n].op[0];
-    if (n >= x->b->count || !x->native[n] || z->mnemonic != m || z->operand_width != 64)
+    if (n >= x->b->count || !x->native[n] || z->mnemonic != m || z->operand_width != word_bits(x))
         return false;
     return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ||
-           (op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value != ZYDIS_REGISTER_RSP);
+           (op->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_of(op->reg.value) != X86_RSP);
 }
 
 unsigned emit_stack_run(struct translator *x, unsigned first)
@@ -219,16 +219,16 @@ unsigned emit_stack_run(struct translator *x, unsigned first)
         count++;
     if (count < 2)
         return 0;
-    i32 size = 8 * (i32)count;
-    emit_lea(x->e, HOST_C, at(GUEST_SP, push ? -size : 0));
+    i32 word = x->word, size = word * (i32)count;
+    word_lea(x, HOST_C, at(GUEST_SP, push ? -size : 0));
     emit_tlb(x, RANGE_STACK, (unsigned)size, push);
     slow_path(x)->count = (u8)count;
     for (unsigned k = 0; k < count; k++) {
         const ZydisDecodedOperand *op = &x->decoded[first + k].op[0];
         if (push)
-            emit_pushed(x, op, at(HOST_C, size - 8 * (i32)(k + 1)));
+            emit_pushed(x, op, at(HOST_C, size - word * (i32)(k + 1)));
         else
-            emit_popped(x, op, at(HOST_C, 8 * (i32)k));
+            emit_popped(x, op, at(HOST_C, word * (i32)k));
     }
     move_sp(x, push ? -size : size);
     return count;
@@ -237,10 +237,10 @@ unsigned emit_stack_run(struct translator *x, unsigned first)
 void emit_leave_insn(struct translator *x)
 {
     unsigned bp = translate_host_reg[X86_RBP];
-    emit_mov(x->e, HOST_C, bp);
-    emit_tlb(x, RANGE_STACK, 8, false);
-    emit_lea(x->e, GUEST_SP, at(bp, 8));
-    emit_load(x->e, bp, at(HOST_C, 0));
+    word_mov(x, HOST_C, bp);
+    emit_tlb(x, RANGE_STACK, x->word, false);
+    word_lea(x, GUEST_SP, at(bp, x->word));
+    word_load(x, bp, at(HOST_C, 0));
 }
 
 /* --- branches --- */
@@ -252,9 +252,9 @@ static i32 next_off(const struct translator *x, const struct insn *i)
 
 bool near_known(const struct translator *x)
 {
-    if (x->z.operand_width != 64 || x->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+    if (x->z.operand_width != word_bits(x) || x->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
         return false;
-    if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+    if (x->wide && x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
         llabs(x->op[0].imm.value.s) > INT32_MAX - (i64)PAGE_SIZE)
         return false;
     return x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE || plain_operands(x);
@@ -265,11 +265,11 @@ static void branch_target(struct translator *x, const struct insn *i)
 {
     if (x->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
         emit_pointer(x, i, &x->op[0]);
-        emit_load(x->e, HOST_A, at(HOST_C, 0));
+        word_load(x, HOST_A, at(HOST_C, 0));
     } else {
         unsigned host = gpr_get(x, gpr_of(x->op[0].reg.value), HOST_A);
         if (host != HOST_A)
-            emit_mov(x->e, HOST_A, host);
+            word_mov(x, HOST_A, host);
     }
 }
 
@@ -360,7 +360,7 @@ static void returned(struct translator *x, i32 off)
 {
     struct emit *e = x->e;
     emit_lea(e, HOST_SP, at(HOST_SP, 16));
-    emit_lea(e, HOST_A, at(HOST_A, -off));
+    word_lea(x, HOST_A, at(HOST_A, -off));
     emit_store(e, CPU(page_rip), HOST_A);
     x->flags_in_host = false;
     x->flags_saved = true;
@@ -385,9 +385,9 @@ void emit_jmp(struct translator *x, const struct insn *i)
 static void push_return(struct translator *x, const struct insn *i)
 {
     emit_load(x->e, HOST_A, CPU(page_rip));
-    emit_lea(x->e, HOST_A, at(HOST_A, next_off(x, i)));
-    emit_store(x->e, at(HOST_C, 0), HOST_A);
-    move_sp(x, -8);
+    word_lea(x, HOST_A, at(HOST_A, next_off(x, i)));
+    word_store(x, at(HOST_C, 0), HOST_A);
+    move_sp(x, -x->word);
 }
 
 static void call_direct(struct translator *x, const struct insn *i)
@@ -441,7 +441,7 @@ void emit_call(struct translator *x, const struct insn *i)
 
 static i32 ret_frees(const struct translator *x)
 {
-    return 8 + (x->z.operand_count_visible ? (u16)x->op[0].imm.value.u : 0);
+    return x->word + (x->z.operand_count_visible ? (u16)x->op[0].imm.value.u : 0);
 }
 
 void emit_ret(struct translator *x)
@@ -449,9 +449,9 @@ void emit_ret(struct translator *x)
     struct emit *e = x->e;
     u8 *other[2];
     flags_save(x);
-    emit_mov(e, HOST_C, GUEST_SP);
-    emit_tlb(x, RANGE_STACK, 8, false);
-    emit_load(e, HOST_A, at(HOST_C, 0));
+    word_mov(x, HOST_C, GUEST_SP);
+    emit_tlb(x, RANGE_STACK, x->word, false);
+    word_load(x, HOST_A, at(HOST_C, 0));
     if (predicts_returns(x)) {
         emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_SP, offsetof(struct return_frame, rip)));
         other[0] = emit_jump(e, CC_NE);

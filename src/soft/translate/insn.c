@@ -24,7 +24,7 @@ static bool general_encoding(const struct translator *x, const struct insn *i, s
     if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         static const u8 rep[4] = {0, 0, 0xf3, 0xf2};
         n->vex = true;
-        n->w = z->raw.vex.W;
+        n->w = z->raw.vex.W && x->wide; /* else it is ignored */
         n->map = z->raw.vex.m_mmmm;
         n->p66 = z->raw.vex.pp == 1;
         n->rep = rep[z->raw.vex.pp & 3];
@@ -38,6 +38,8 @@ static bool general_encoding(const struct translator *x, const struct insn *i, s
     default: return false;
     }
     n->reg = z->raw.modrm.reg;
+    if (n->map == 0 && n->opcode == 0x82) /* outside 64-bit mode */
+        n->opcode = 0x80;
     return true;
 }
 
@@ -71,6 +73,15 @@ static bool add_modrm(struct encoding *n, bool *acc)
         n->opcode = 0x87;
         return true;
     }
+    if (op >= 0x40 && op <= 0x4f) { /* INC, DEC: outside 64-bit mode */
+        n->reg = op >= 0x48;
+        n->opcode = 0xff;
+        return true;
+    }
+    if (op >= 0xa0 && op <= 0xa3) { /* MOV between RAX and an address */
+        n->opcode = (u8)(op < 0xa2 ? op - 0xa0 + 0x8a : op - 0xa2 + 0x88);
+        return true;
+    }
     return false;
 }
 
@@ -98,7 +109,8 @@ static bool high_operands(const struct translator *x)
     unsigned changed = 0;
     for (unsigned n = 0; n < x->z.operand_count_visible; n++)
         changed += x->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER && written(&x->op[n]);
-    return x->z.address_width == 64 && changed <= 1 && x->z.mnemonic != ZYDIS_MNEMONIC_CMPXCHG;
+    const ZydisDecodedOperand *m = memory_operand(x);
+    return (!m || plain_memory(x, m)) && changed <= 1 && x->z.mnemonic != ZYDIS_MNEMONIC_CMPXCHG;
 }
 
 static bool general_known(const struct translator *x, const struct insn *i)
@@ -109,6 +121,8 @@ static bool general_known(const struct translator *x, const struct insn *i)
     if (!(has_high_byte(x) ? high_operands(x) : plain_operands(x)) || !general_encoding(x, i, &n))
         return false;
     if (m && m->mem.base == ZYDIS_REGISTER_RIP && rip_disp(x, i, m) != (i32)rip_disp(x, i, m))
+        return false;
+    if (m && !has_modrm(&x->z) && x->wide) /* an address of 64 bits */
         return false;
     return has_modrm(&x->z) ? true : add_modrm(&n, &acc);
 }
@@ -235,6 +249,8 @@ static void emit_general(struct translator *x, const struct insn *i)
     vvvv = operand_in(x, ZYDIS_OPERAND_ENCODING_NDSNDD);
     if (acc)
         rm = &x->op[0];
+    else if (m && !has_modrm(&x->z))
+        reg = m == &x->op[0] ? &x->op[1] : &x->op[0];
     else if (!rm && !m)
         rm = operand_in(x, ZYDIS_OPERAND_ENCODING_OPCODE);
     if (n.opcode == 0x87 && !has_modrm(&x->z))
@@ -479,18 +495,19 @@ static enum kind kind_of(const struct translator *x)
         M(LEA) : return z->operand_width >= 32 ? LEA : UNKNOWN;
         M(NOP)
             : M(ENDBR64)
+            : M(ENDBR32)
             : M(PREFETCHT0) : M(PREFETCHT1) : M(PREFETCHT2) : M(PREFETCHNTA) : M(PREFETCHW) : return NOTHING;
-        M(PUSH) : return z->operand_width == 64 ? PUSH : UNKNOWN;
+        M(PUSH) : return z->operand_width == word_bits(x) ? PUSH : UNKNOWN;
         M(POP)
-            : return z->operand_width == 64 &&
-                !m && x->op[0].reg.value != ZYDIS_REGISTER_RSP
+            : return z->operand_width == word_bits(x) &&
+                !m && plain_operands(x) && gpr_of(x->op[0].reg.value) != X86_RSP
             ? POP
             : UNKNOWN;
-        M(LEAVE) : return z->operand_width == 64 ? LEAVE : UNKNOWN;
+        M(LEAVE) : return z->operand_width == word_bits(x) ? LEAVE : UNKNOWN;
         M(JMP) : return near_known(x) ? JMP : UNKNOWN;
         M(CALL) : return near_known(x) ? CALL : UNKNOWN;
         M(RET)
-            : return z->operand_width == 64 &&
+            : return z->operand_width == word_bits(x) &&
                 z->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR
             ? RET
             : UNKNOWN;
@@ -499,7 +516,7 @@ static enum kind kind_of(const struct translator *x)
     if (system_known(x))
         return SYSTEM_INSN;
     u8 cc;
-    return is_condition(z->mnemonic, &cc) && z->operand_width == 64 ? JCC : UNKNOWN;
+    return is_condition(z->mnemonic, &cc) && z->operand_width == word_bits(x) ? JCC : UNKNOWN;
 }
 
 bool translate_insn_known(const struct translator *x, const struct insn *i)

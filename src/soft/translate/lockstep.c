@@ -220,6 +220,7 @@ static u32 run_translated(struct translate_cpu *t, void *code)
         interpret_settle_fault(c);
     else
         left_by = t->thunk.enter(c, code);
+    translate_cut_rip(c);
     c->cur = NULL;
     flags_publish(c, c->s);
     return left_by;

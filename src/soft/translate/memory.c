@@ -32,13 +32,19 @@ bool gpr_is_plain(ZydisRegister r)
     return decode_reg(r) != NO_REG && !high_byte(r);
 }
 
+/* T16: what can be written through CS, and what is cut to 16 bits, is for the handlers. */
+bool plain_memory(const struct translator *x, const ZydisDecodedOperand *m)
+{
+    return x->z.address_width == word_bits(x) && (x->wide || m->mem.segment != ZYDIS_REGISTER_CS);
+}
+
 bool plain_operands(const struct translator *x)
 {
     for (unsigned n = 0; n < x->z.operand_count_visible; n++) {
         const ZydisDecodedOperand *op = &x->op[n];
         if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && !gpr_is_plain(op->reg.value))
             return false;
-        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && x->z.address_width != 64)
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && !plain_memory(x, op))
             return false;
     }
     return true;
@@ -85,7 +91,45 @@ i64 rip_disp(const struct translator *x, const struct insn *i, const ZydisDecode
     return (i64)x->block_off + i->off + i->len + m->mem.disp.value;
 }
 
-/* Linear address into @to. A and @to are lost, flags are not. */
+static struct address segment_field(enum x86_seg seg, size_t field)
+{
+    return at(HOST_A, (i32)(offsetof(struct x86_state, seg) + seg * sizeof(struct x86_segment) + field));
+}
+
+/* T16: the slow path is for what is not writable data of 4 GiB. */
+static void emit_segment_check(struct translator *x, enum x86_seg seg)
+{
+    const u32 mask = X86_ATTR_UNUSABLE | X86_ATTR_P | X86_ATTR_S | X86_ATTR_CODE | X86_ATTR_RW | X86_ATTR_DC;
+    struct emit *e = x->e;
+    emit_op_rm(e, false, 0x8b, HOST_D, segment_field(seg, offsetof(struct x86_segment, attr)));
+    emit_op_ri(e, false, 4, HOST_D, (i32)mask);
+    emit_op_ri(e, false, 7, HOST_D, X86_ATTR_P | X86_ATTR_S | X86_ATTR_RW);
+    slow_jump(x, CC_NE);
+    struct encoding all = {.opcode = 0x83, .reg = 7, .imm_len = 1, .imm = {0xff}};
+    emit_rm(e, &all, segment_field(seg, offsetof(struct x86_segment, limit)));
+    slow_jump(x, CC_NE);
+}
+
+static bool has_base(const ZydisDecodedOperand *m)
+{
+    return m->type == ZYDIS_OPERAND_TYPE_MEMORY && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN &&
+           (m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS);
+}
+
+/* @to + base of FS or GS. */
+static void add_base(struct translator *x, const ZydisDecodedOperand *m, unsigned to)
+{
+    enum x86_seg seg = m->mem.segment == ZYDIS_REGISTER_FS ? X86_FS : X86_GS;
+    if (!x->wide)
+        flags_lost(x);
+    emit_load(x->e, HOST_A, CPU(s));
+    if (!x->wide)
+        emit_segment_check(x, seg);
+    emit_load(x->e, HOST_A, segment_field(seg, offsetof(struct x86_segment, base)));
+    word_lea(x, to, (struct address){(u8)to, HOST_A, 0, 0});
+}
+
+/* Linear address into @to. A and @to are lost, and D and flags for FS and GS in 32-bit code. */
 void emit_address(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m, unsigned to)
 {
     struct emit *e = x->e;
@@ -104,16 +148,9 @@ void emit_address(struct translator *x, const struct insn *i, const ZydisDecoded
         a.index = (u8)gpr_get(x, gpr_of(m->mem.index), HOST_A);
         a.scale = (u8)__builtin_ctz(m->mem.scale);
     }
-    emit_lea(e, to, a);
-    if (m->type == ZYDIS_OPERAND_TYPE_MEMORY && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN &&
-        (m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS)) {
-        unsigned seg = m->mem.segment == ZYDIS_REGISTER_FS ? X86_FS : X86_GS;
-        emit_load(e, HOST_A, CPU(s));
-        emit_load(e, HOST_A,
-                  at(HOST_A, (i32)(offsetof(struct x86_state, seg) + seg * sizeof(struct x86_segment) +
-                                   offsetof(struct x86_segment, base))));
-        emit_lea(e, to, (struct address){(u8)to, HOST_A, 0, 0});
-    }
+    word_lea(x, to, a);
+    if (has_base(m))
+        add_base(x, m, to);
 }
 
 /* --- ranges and TLB --- */
@@ -304,7 +341,8 @@ bool keeps_flags(const struct translator *x)
 {
     const struct translate_options *o = &x->t->options;
     return x->t->bmi2 && x->live[x->index] && x->flags_in_host && !x->flags_saved &&
-           x->reader[x->index] <= READER_NEAR && !o->slow_memory && !o->live_flags;
+           x->reader[x->index] <= READER_NEAR && !o->slow_memory && !o->live_flags &&
+           (x->wide || !has_base(memory_operand(x)));
 }
 
 /* @to becomes what PEXT or PDEP make of @from and a mask. */

@@ -1,6 +1,6 @@
 /*
- * The engine: the interpreter's run loop with another way to run blocks. Whatever is no 64-bit code, or not
- * hot yet, the interpreter executes (T8).
+ * The engine: the interpreter's run loop with another way to run blocks. Whatever is not hot yet, or of a
+ * mode that is not translated, the interpreter executes (T8).
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -49,7 +49,7 @@ static void reset(struct translate_cpu *t)
 
 static bool translatable(const struct translate_cpu *t, const struct block *b)
 {
-    return (b->mode & SOFT_MODE_CODE64) && b != t->soft.interpret->scratch;
+    return translate_mode(b->mode) && b != t->soft.interpret->scratch;
 }
 
 /* --- writes to code (T5) --- */
@@ -230,6 +230,7 @@ static u32 run_translated(struct translate_cpu *t, struct block *b)
     if (t->lockstep && lockstep_run(t, b, &left_by))
         return left_by;
     left_by = t->thunk.enter(c, translation_entry(t, b->code, ENTRY_SAVED));
+    translate_cut_rip(c);
     count_exit(c, left_by);
     return left_by;
 }

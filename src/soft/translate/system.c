@@ -95,8 +95,8 @@ static void emit_pushf(struct translator *x)
 {
     push_pointer(x);
     emit_flags_image(x->e);
-    emit_store(x->e, at(HOST_C, 0), HOST_D);
-    move_sp(x, -8);
+    word_store(x, at(HOST_C, 0), HOST_D);
+    move_sp(x, -x->word);
 }
 
 static void emit_fence(struct translator *x)
@@ -174,6 +174,14 @@ static void emit_string_pointer(struct translator *x, unsigned index, unsigned s
     emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
 }
 
+/* T16: the code below counts on upper halves that are zero, as they usually are. */
+static void emit_no_upper_half(struct translator *x, unsigned r)
+{
+    emit_op_rr(x->e, false, 0x89, r, HOST_A);
+    emit_op_rr(x->e, true, 0x39, r, HOST_A);
+    slow_jump(x, CC_NE);
+}
+
 static void emit_string(struct translator *x, bool movs)
 {
     struct emit *e = x->e;
@@ -182,6 +190,11 @@ static void emit_string(struct translator *x, bool movs)
     emit_load(e, HOST_A, CPU(s));
     emit_op_mi(e, OP_TEST, STATE(rflags), X86_DF);
     slow_jump(x, CC_NE);
+    if (!x->wide) {
+        emit_no_upper_half(x, HOST_DI);
+        if (movs)
+            emit_no_upper_half(x, HOST_SI);
+    }
     emit_op_ri(e, true, OP_CMP, GUEST_COUNT, (i32)(PAGE_SIZE / size));
     slow_jump(x, CC_A);
     if (movs) {
@@ -206,10 +219,10 @@ static void emit_string(struct translator *x, bool movs)
         emit8(e, 0x48);
     emit8(e, (u8)((movs ? 0xa4 : 0xaa) | (size > 1)));
     emit_load(e, HOST_DI, CPU(scratch[1]));
-    emit_lea(e, HOST_DI, behind_count(HOST_DI, scale, 0));
+    word_lea(x, HOST_DI, behind_count(HOST_DI, scale, 0));
     if (movs) {
         emit_load(e, HOST_SI, CPU(scratch[0]));
-        emit_lea(e, HOST_SI, behind_count(HOST_SI, scale, 0));
+        word_lea(x, HOST_SI, behind_count(HOST_SI, scale, 0));
     }
     emit_op_rr(e, false, 0x31, GUEST_COUNT, GUEST_COUNT);
 }
@@ -218,7 +231,9 @@ static bool plain_repeat(const struct translator *x)
 {
     const ZydisInstructionAttributes a = x->z.attributes;
     return x->z.meta.category == ZYDIS_CATEGORY_STRINGOP && (a & ZYDIS_ATTRIB_HAS_REP) &&
-           x->z.address_width == 64 && !(a & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS));
+           x->z.address_width == word_bits(x) &&
+           !(a & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) &&
+           (x->wide || !(a & ZYDIS_ATTRIB_HAS_SEGMENT_CS));
 }
 
 /* --- which --- */
@@ -250,7 +265,8 @@ static enum system system_of(const struct translator *x)
     case ZYDIS_MNEMONIC_STOSW:
     case ZYDIS_MNEMONIC_STOSD:
     case ZYDIS_MNEMONIC_STOSQ: return plain_repeat(x) ? STOS : NOT_SYSTEM;
-    case ZYDIS_MNEMONIC_PUSHFQ: return x->z.operand_width == 64 ? PUSHF : NOT_SYSTEM;
+    case ZYDIS_MNEMONIC_PUSHFD:
+    case ZYDIS_MNEMONIC_PUSHFQ: return x->z.operand_width == word_bits(x) ? PUSHF : NOT_SYSTEM;
     default: return NOT_SYSTEM;
     }
 }
@@ -285,7 +301,7 @@ void system_emit(struct translator *x)
 static void *resume(struct soft_cpu *c)
 {
     struct translate_cpu *t = container_of(c, struct translate_cpu, soft);
-    if (!(c->mode & SOFT_MODE_CODE64) || c->lockstep || c->kick || interpret_must_stop(c))
+    if (!translate_mode(c->mode) || c->lockstep || c->kick || interpret_must_stop(c))
         return NULL;
     c->stop_block = false;
     c->mode_key = (u64)c->mode << 52;

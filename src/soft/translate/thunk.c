@@ -214,15 +214,15 @@ static void emit_lookup(struct translate_cpu *t)
 }
 
 /* A slot that is empty or was filled for another mapping is filled, where the code can be found (T6). */
-static void emit_slot(struct translate_cpu *t)
+static void emit_slot(struct translate_cpu *t, bool wide)
 {
     struct emit *e = &t->emit;
     struct address slot = CPU(scratch[1]);
-    t->thunk.slot = e->at;
+    t->thunk.slot[wide] = e->at;
     emit_op_rr(e, true, 0x01, HOST_CPU, HOST_A);
     emit_store(e, slot, HOST_A);
     emit_load(e, HOST_A, at(HOST_A, offsetof(struct translate_slot, off)));
-    emit_op_rm(e, true, 0x03, HOST_A, CPU(page_rip));
+    emit_op_rm(e, wide, 0x03, HOST_A, CPU(page_rip));
     emit_call_to(e, t->thunk.cache);
     emit_load(e, HOST_C, slot);
     emit_op_rr(e, true, 0x85, HOST_D, HOST_D);
@@ -287,7 +287,8 @@ void translate_emit_thunks(struct translate_cpu *t)
     emit_lookup(t);
     t->thunk.cache = t->emit.at;
     emit_cache_lookup(&t->emit, t->thunk.lookup);
-    emit_slot(t);
+    emit_slot(t, false);
+    emit_slot(t, true);
     emit_ret_thunk(t);
     emit_memory_thunks(t);
     t->after_thunks = t->emit.at;

@@ -153,7 +153,7 @@ struct translate_cpu {
         u8 *lookup;                 /* A: guest address; D: its code or 0; flags, C lost. By the TLB */
         u8 *cache;                  /* the same with a look into the jump cache before */
         u8 *ret;                    /* the same for a return: moves to its frame, or off the first one */
-        u8 *slot;                   /* A: offset of a slot in translate_cpu that did not fit */
+        u8 *slot[2];                /* A: offset of a slot in translate_cpu that did not fit; [64-bit code] */
         u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
         u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
         u8 *range_miss[2][2][ACCESS_SIZES]; /* [CPL 3][write]; see emit_memory_thunks() */
@@ -179,6 +179,13 @@ void translation_make_stale(struct translate_cpu *t, struct translation *code);
 
 /* Code for @la in the current mode (soft_cpu.mode_key) and mapping, for flags in arith_flags; or NULL. */
 void *translate_find(struct translate_cpu *t, u64 la);
+
+/* T16: after translated code was left, whose last address may be beyond 4 GiB. */
+static inline void translate_cut_rip(struct soft_cpu *c)
+{
+    if (!(c->mode & SOFT_MODE_CODE64))
+        c->s->rip = (u32)c->s->rip;
+}
 
 static inline void *translation_entry(const struct translate_cpu *t, const struct translation *code,
                                       enum entry entry)
@@ -254,6 +261,8 @@ struct translator {
     struct translate_cpu *t;
     struct emit *e;
     struct block *b;
+    bool wide;          /* 64-bit code */
+    u8 word;            /* bytes of an address and of what the stack takes: 8 or 4 */
     i32 block_off;      /* of the block in its page */
     u8 *patched_to;     /* how far what covers the entries of stale code reaches into the block */
     bool starts_saved;  /* flags are in arith_flags at the start, otherwise in the host's */
@@ -288,6 +297,35 @@ struct translator {
         ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     } decoded[BLOCK_MAX_INSNS]; /* of the native ones */
 };
+
+/* Is code of this mode translated (T8, T16)? */
+static inline bool translate_mode(u32 mode)
+{
+    const u32 flat = SOFT_MODE_PE | SOFT_MODE_FLAT | SOFT_MODE_CODE32 | SOFT_MODE_STACK32;
+    return (mode & SOFT_MODE_CODE64) || (mode & (flat | SOFT_MODE_VM86)) == flat;
+}
+
+/* T16. Of the width of an address: 32 bits become 64 by zeros. */
+static inline unsigned word_bits(const struct translator *x)
+{
+    return x->word * 8u;
+}
+static inline void word_mov(struct translator *x, unsigned to, unsigned from)
+{
+    emit_op_rr(x->e, x->wide, 0x89, from, to);
+}
+static inline void word_load(struct translator *x, unsigned to, struct address a)
+{
+    emit_op_rm(x->e, x->wide, 0x8b, to, a);
+}
+static inline void word_store(struct translator *x, struct address a, unsigned from)
+{
+    emit_op_rm(x->e, x->wide, 0x89, from, a);
+}
+static inline void word_lea(struct translator *x, unsigned to, struct address a)
+{
+    emit_op_rm(x->e, x->wide, 0x8d, to, a);
+}
 
 /* Emits z; false, with nothing emitted, when it is one for the interpreter's handler. */
 bool translate_insn(struct translator *x, const struct insn *i);
@@ -356,6 +394,7 @@ void slow_jump(struct translator *x, u8 cc);       /* conditional jump to it */
 
 const ZydisDecodedOperand *memory_operand(const struct translator *x);
 const ZydisDecodedOperand *operand_in(const struct translator *x, ZydisOperandEncoding where);
+bool plain_memory(const struct translator *x, const ZydisDecodedOperand *m);
 bool plain_operands(const struct translator *x); /* none that the general way cannot do */
 
 bool gpr_is_plain(ZydisRegister r); /* a general register or its low part */
@@ -370,7 +409,7 @@ void gpr_set(struct translator *x, unsigned r, unsigned from);
 
 /* The displacement from rip's page, which must not overflow. */
 i64 rip_disp(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
-/* Linear address into @to. A and @to are lost, flags are not. */
+/* Linear address into @to. A and @to are lost, and D and flags for FS and GS in 32-bit code. */
 void emit_address(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m, unsigned to);
 /* Which range to look into first (soft.h): any is right, a good choice hits. */
 enum {

@@ -77,7 +77,7 @@ static bool operands_known(const struct translator *x)
     for (unsigned n = 0; n < x->z.operand_count; n++) {
         const ZydisDecodedOperand *op = &x->op[n];
         if (op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
-            (x->z.address_width != 64 || op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN ||
+            (!plain_memory(x, op) || op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN ||
              op->mem.type != ZYDIS_MEMOP_TYPE_MEM))
             return false;
         if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
@@ -101,7 +101,7 @@ bool vector_known(const struct translator *x, const struct insn *i)
     if (m && m->mem.base == ZYDIS_REGISTER_RIP && rip_disp(x, i, m) != (i32)rip_disp(x, i, m))
         return false;
     if (vector_control(x))
-        return x->z.address_width == 64;
+        return !m || plain_memory(x, m);
     if (!stub->code || !operands_known(x) || (m ? m->size / 8 : 0) != stub->mem_size)
         return false;
     if (x->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
@@ -279,6 +279,24 @@ static u8 with_fields(u8 byte, const struct fields *f, bool evex)
     return byte;
 }
 
+/*
+ * What follows C4 or 62, of 32-bit code: the bits for registers from the eighth on are ignored there, as W is
+ * with general registers.
+ */
+static void narrow_prefix(const struct translator *x, const struct fields *f, u8 p[2])
+{
+    if (x->wide)
+        return;
+    if (f->reg == KEEP)
+        p[0] |= 0x80;
+    if (f->rm == KEEP)
+        p[0] |= 0x60;
+    if (f->vvvv == KEEP)
+        p[1] |= 0x40;
+    if (native_w_ignored(&x->z, x->op))
+        p[1] &= 0x7f;
+}
+
 static void put_prefixes(struct translator *x, const struct fields *f, const u8 *bytes)
 {
     const ZydisDecodedInstruction *z = &x->z;
@@ -286,6 +304,11 @@ static void put_prefixes(struct translator *x, const struct fields *f, const u8 
     if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
         memcpy(p, bytes + z->raw.evex.offset, 4);
         p[1] = with_fields(p[1], f, true);
+        if (!x->wide) {
+            p[1] |= 0x10;
+            p[3] |= 0x08;
+        }
+        narrow_prefix(x, f, p + 1);
         emit_bytes(x->e, p, 4);
     } else if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         const u8 *vex = bytes + z->raw.vex.offset;
@@ -294,6 +317,7 @@ static void put_prefixes(struct translator *x, const struct fields *f, const u8 
         p[2] = z->raw.vex.size == 2 ? vex[1] & 0x7f : vex[2];
         if (f->vvvv != KEEP)
             p[2] = (u8)((p[2] & 0x87) | (~f->vvvv & 15) << 3);
+        narrow_prefix(x, f, p + 1);
         emit_bytes(x->e, p, 3);
     } else {
         put_legacy_prefixes(x, f);
@@ -330,6 +354,8 @@ static void put_insn(struct translator *x, const struct insn *i, const struct fi
         modrm = (u8)((modrm & ~7) | (f->rm & 7));
     emit8(x->e, modrm);
     emit_bytes(x->e, bytes + tail, i->len - tail);
+    if (!x->wide && native_has_is4(z, x->op))
+        x->e->at[-1] &= 0x7f;
 }
 
 /* --- operands --- */
