@@ -84,6 +84,21 @@ DEFINE_LE(32)
 DEFINE_LE(64)
 #undef DEFINE_LE
 
+/* The same, big-endian. */
+#define DEFINE_BE(N)                              \
+    static inline u##N get_be##N(const void *p)   \
+    {                                             \
+        return __builtin_bswap##N(get_le##N(p));  \
+    }                                             \
+    static inline void put_be##N(void *p, u##N v) \
+    {                                             \
+        put_le##N(p, __builtin_bswap##N(v));      \
+    }
+DEFINE_BE(16)
+DEFINE_BE(32)
+DEFINE_BE(64)
+#undef DEFINE_BE
+
 #define PAGE_SHIFT 12
 #define PAGE_SIZE 4096ull
 #define PAGE_MASK (~(PAGE_SIZE - 1))

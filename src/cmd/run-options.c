@@ -11,104 +11,6 @@
 
 /* --- options with options of their own --- */
 
-struct disk_options {
-    const char *format, *cache, *aio, *bus, *serial, *rerror, *werror;
-    struct block_limits limits;
-    bool readonly;
-};
-
-#define LIMIT_AT(m) .offset = offsetof(struct disk_options, limits.m)
-
-static const struct option disk_list[] = {
-    {.name = "format",
-     .arg = "F",
-     .kind = OPTION_CHOICE,
-     .choices = "raw|qcow2",
-     .offset = offsetof(struct disk_options, format)},
-    {.name = "cache",
-     .arg = "MODE",
-     .kind = OPTION_CHOICE,
-     .choices = "writeback|none|unsafe",
-     .offset = offsetof(struct disk_options, cache)},
-    {.name = "aio",
-     .arg = "HOW",
-     .kind = OPTION_CHOICE,
-     .choices = "threads|io_uring",
-     .offset = offsetof(struct disk_options, aio)},
-    {.name = "bus",
-     .arg = "B",
-     .kind = OPTION_CHOICE,
-     .choices = "virtio",
-     .offset = offsetof(struct disk_options, bus)},
-    {.name = "bps", .arg = "SIZE", .kind = OPTION_SIZE, .min = 512, .max = 1ull << 40, LIMIT_AT(bytes)},
-    {.name = "bps_max",
-     .arg = "SIZE",
-     .kind = OPTION_SIZE,
-     .min = 512,
-     .max = 1ull << 40,
-     LIMIT_AT(bytes_burst)},
-    {.name = "iops", .arg = "N", .kind = OPTION_SIZE, .min = 1, .max = 1ull << 30, LIMIT_AT(ops)},
-    {.name = "iops_max", .arg = "N", .kind = OPTION_SIZE, .min = 1, .max = 1ull << 30, LIMIT_AT(ops_burst)},
-    {.name = "rerror",
-     .arg = "WHAT",
-     .kind = OPTION_CHOICE,
-     .choices = "report|ignore|stop|enospc",
-     .offset = offsetof(struct disk_options, rerror)},
-    {.name = "werror",
-     .arg = "WHAT",
-     .kind = OPTION_CHOICE,
-     .choices = "report|ignore|stop|enospc",
-     .offset = offsetof(struct disk_options, werror)},
-    {.name = "serial", .arg = "S", .kind = OPTION_STRING, .offset = offsetof(struct disk_options, serial)},
-    {.name = "readonly", .kind = OPTION_FLAG, .offset = offsetof(struct disk_options, readonly)},
-    OPTION_LIST_END,
-};
-
-static struct block_options block_options_of(const struct disk_options *d)
-{
-    struct block_options o = {.read_only = d->readonly};
-
-    if (d->format)
-        o.format = block_format_find(d->format);
-    if (d->cache)
-        o.cache = block_cache_find(d->cache);
-    if (d->aio)
-        o.aio = strcmp(d->aio, "threads") ? BLOCK_AIO_URING : BLOCK_AIO_THREADS;
-    return o;
-}
-
-static enum block_on_error on_error_of(const char *name, enum block_on_error otherwise)
-{
-    if (!name)
-        return otherwise;
-    return !strcmp(name, "report")   ? BLOCK_ON_ERROR_REPORT
-           : !strcmp(name, "ignore") ? BLOCK_ON_ERROR_IGNORE
-           : !strcmp(name, "stop")   ? BLOCK_ON_ERROR_STOP
-                                     : BLOCK_ON_ERROR_ENOSPC;
-}
-
-static int set_disk(void *target, char *text, struct error *err)
-{
-    struct run_options *o = target;
-    struct disk_options d = {0};
-    char *path;
-    int r = options_parse_commas(disk_list, &d, "disk", text, &path, err);
-
-    if (r)
-        return r;
-    if (o->pc.disk_count == PC_MAX_DISKS)
-        return error_set(err, EINVAL, "more than %u disks", PC_MAX_DISKS);
-    o->pc.disk[o->pc.disk_count++] = (struct pc_disk){
-        .path = path,
-        .serial = d.serial,
-        .options = block_options_of(&d),
-        .limits = d.limits,
-        .read_error = on_error_of(d.rerror, BLOCK_ON_ERROR_REPORT),
-        .write_error = on_error_of(d.werror, BLOCK_ON_ERROR_ENOSPC),
-    };
-    return 0;
-}
-
 static int set_net(void *target, char *text, struct error *err)
 {
     struct run_options *o = target;
@@ -264,16 +166,28 @@ static const struct option run_list[] = {
              "your own",
      .kind = OPTION_STRING,
      FIELD_AT(firmware)},
+    {.name = "boot",
+     .arg = "WHAT[,WHAT...]",
+     .help = "what firmware tries first: disk, cdrom, or the number of a disk\non the command line, from 1 "
+             "(default disk,cdrom)",
+     .kind = OPTION_STRING,
+     FIELD_AT(boot)},
     {.kind = OPTION_GROUP, .help = "Devices:"},
     {.name = "disk",
      .arg = "FILE[,OPTIONS]",
      .help = "a disk; may be repeated; DISK on the command line is the same:\n"
              "format=raw|qcow2  readonly  cache=writeback|none|unsafe\n"
-             "serial=TEXT  aio=threads|io_uring  bus=virtio\n"
+             "serial=TEXT  aio=threads|io_uring  bus=virtio|scsi\n"
+             "bootindex=N  media=disk|cdrom\n"
              "bps=SIZE  bps_max=SIZE  iops=N  iops_max=N  (limits a second)\n"
              "werror=enospc|report|ignore|stop  rerror=report|...",
      .kind = OPTION_CALL,
-     .set = set_disk},
+     .set = run_set_disk},
+    {.name = "cdrom",
+     .arg = "FILE[,OPTIONS]",
+     .help = "a disk that cannot be written, as a CD-ROM on bus=scsi",
+     .kind = OPTION_CALL,
+     .set = run_set_cdrom},
     {.name = "net",
      .arg = "KIND[,OPTIONS]",
      .help = "a network card; may be repeated; user when none is given:\n"
@@ -369,13 +283,18 @@ static int check(struct run_options *o, struct error *err)
         return error_set(err, EINVAL, "--%s needs --kernel", o->initrd_count ? "initrd" : "append");
     if (!o->kernel && !o->firmware)
         o->firmware = "bios";
+    if (!o->firmware && o->boot)
+        return error_set(err, EINVAL, "--boot is for firmware: leave --kernel out");
     if (!o->net_given)
         o->pc.net[o->pc.net_count++].options = (struct net_options){.kind = NET_USER, .fd = -1};
     if (!o->pc.console)
         o->pc.console = is_stdio(o->pc.virtio_console) ? "none" : "stdio";
     if (is_stdio(o->pc.console) && is_stdio(o->pc.virtio_console))
         return error_set(err, EINVAL, "--console and --virtio-console cannot both be stdio");
-    int r = engine_choose(&o->choice, o->engine, err);
+    int r = run_boot_order(o, err);
+    if (r)
+        return r;
+    r = engine_choose(&o->choice, o->engine, err);
     o->pc.engine = o->choice.ops;
     return r;
 }
@@ -394,6 +313,6 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct error
     if (r || o->help)
         return r;
     for (int i = 0; i < disks && !r; i++)
-        r = set_disk(o, argv[i], err);
+        r = run_set_disk(o, argv[i], err);
     return r ? r : check(o, err);
 }

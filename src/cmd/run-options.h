@@ -16,6 +16,8 @@ struct run_options {
         const char *path, *args;
     } initrd[BOOT_MAX_MODULES];
     unsigned initrd_count;
+    const char *boot;                  /* what --boot says */
+    unsigned boot_index[PC_MAX_DISKS]; /* of each disk; 0: none */
     const char *log, *log_level, *trace;
     const char *dump_acpi;
     bool net_given;
@@ -24,6 +26,13 @@ struct run_options {
 
 /* Defaults, then the arguments. The values point into @argv, which is changed. */
 int run_options_parse(struct run_options *o, int argc, char **argv, struct error *err);
+
+/* --disk and --cdrom, for the list of options (disk-options.c). */
+int run_set_disk(void *target, char *text, struct error *err);
+int run_set_cdrom(void *target, char *text, struct error *err);
+
+/* Puts the disks into the order that bootindex= and --boot ask for. */
+int run_boot_order(struct run_options *o, struct error *err);
 
 /* "trapeze run --help". */
 void run_options_help(FILE *out);

@@ -62,6 +62,7 @@
 #define SLOT_RNG 1
 #define SLOT_CONSOLE 2
 #define SLOT_DISK_FIRST 3
-#define SLOT_DISK_LAST 30
+#define SLOT_DISK_LAST 18
+#define SLOT_SCSI 19
 
 #endif

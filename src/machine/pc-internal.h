@@ -24,6 +24,7 @@
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/rng.h"
+#include "virtio/scsi.h"
 
 struct pc {
     struct pc_config config;
@@ -57,8 +58,10 @@ struct pc {
     struct chardev *hvc_backend;
     struct virtio_console hvc;
     struct block_device *disk_backend[PC_MAX_DISKS];
-    struct virtio_blk disk[PC_MAX_DISKS];
-    unsigned disks_made;
+    struct virtio_blk disk[PC_MAX_DISKS]; /* those on PC_BUS_VIRTIO */
+    struct virtio_scsi scsi;              /* with those on PC_BUS_SCSI */
+    unsigned disks_open, disks_made;
+    bool has_scsi;
     struct deferred disk_stop; /* a disk holds a failed request */
     struct timer disk_retry;
     bool disk_stopped; /* the VM is paused for it (machine lock) */
@@ -75,10 +78,11 @@ struct pc {
     int end_code;
 };
 
-/* pc-disk.c. The image behind a disk, with its filters; and no more retries from here on, after the run. */
-void pc_disks_init(struct pc *pc);
-struct block_device *pc_disk_open(struct pc *pc, const struct pc_disk *disk, struct error *err);
-void pc_disks_quiet(struct pc *pc);
+/* pc-disk.c. Disks with what is behind them. */
+int pc_disks_up(struct pc *pc, struct error *err);
+void pc_disks_down(struct pc *pc);
+void pc_disks_quiet(struct pc *pc); /* after the run: no more retries of held requests */
+void pc_boot_order(const struct pc *pc, char *text, size_t size); /* OpenFirmware paths, one a line */
 
 /* Connects devices' requests and the VM's end to the event loop. */
 void pc_lifecycle_init(struct pc *pc);

@@ -253,6 +253,7 @@ void pc_counters(const struct pc *pc, struct counters *sum)
         counters_add(sum, &pc->vm.vcpus[i]->counters);
     counters_add(sum, &pc->rng.vdev.counters);
     counters_add(sum, &pc->hvc.vdev.counters);
+    counters_add(sum, &pc->scsi.vdev.counters);
     for (unsigned i = 0; i < pc->disks_made; i++)
         counters_add(sum, &pc->disk[i].vdev.counters);
 }

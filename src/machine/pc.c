@@ -289,7 +289,7 @@ static void fw_cfg_down(struct pc *pc)
     fw_cfg_release(&pc->fw_cfg);
 }
 
-/* --- PCI and what sits on it --- */
+/* --- PCI and what sits on it; disks are in pc-disk.c --- */
 
 static int pci_up(struct pc *pc, struct error *err)
 {
@@ -375,48 +375,6 @@ static void virtio_console_down(struct pc *pc)
     chardev_free(pc->hvc_backend);
 }
 
-static int disk_up(struct pc *pc, unsigned i, struct error *err)
-{
-    const struct pc_disk *disk = &pc->config.disk[i];
-    struct virtio_blk_config config = {.queues = MIN(pc->config.cpus, (unsigned)VIRTIO_BLK_MAX_QUEUES),
-                                       .serial = disk->serial};
-    int r;
-
-    pc->disk_backend[i] = pc_disk_open(pc, disk, err);
-    if (!pc->disk_backend[i])
-        return -err->code;
-    r = virtio_blk_init(&pc->disk[i], &pc->pci.bus, PCI_DEVFN(SLOT_DISK_FIRST + i, 0), &pc->memory, pc->loop,
-                        &pc->vm.machine_lock, pc->disk_backend[i], &config, err);
-    if (r)
-        block_close(pc->disk_backend[i]);
-    else
-        add_device(pc, &pc->disk[i].pci.function.dev);
-    return r;
-}
-
-static void disks_down(struct pc *pc)
-{
-    while (pc->disks_made) {
-        unsigned i = --pc->disks_made;
-        virtio_blk_release(&pc->disk[i]);
-        block_close(pc->disk_backend[i]);
-    }
-}
-
-static int disks_up(struct pc *pc, struct error *err)
-{
-    pc_disks_init(pc);
-    while (pc->disks_made < pc->config.disk_count) {
-        int r = disk_up(pc, pc->disks_made, err);
-        if (r) {
-            disks_down(pc);
-            return r;
-        }
-        pc->disks_made++;
-    }
-    return 0;
-}
-
 /* --- what firmware would do --- */
 
 static int tables_up(struct pc *pc, struct error *err)
@@ -453,16 +411,6 @@ static void tables_down(struct pc *pc)
     acpi_release(&pc->acpi);
 }
 
-static void boot_order(const struct pc *pc, char *text, size_t size)
-{
-    size_t at = 0;
-
-    text[0] = 0;
-    for (unsigned i = 0; i < pc->config.disk_count && at < size; i++)
-        at += (size_t)snprintf(text + at, size - at, "%s/pci@i0cf8/scsi@%x/disk@0,0", i ? "\n" : "",
-                               SLOT_DISK_FIRST + i);
-}
-
 static int firmware_up(struct pc *pc, struct error *err)
 {
     const struct blob *image = pc->config.firmware;
@@ -471,7 +419,7 @@ static int firmware_up(struct pc *pc, struct error *err)
 
     if (!image)
         return 0;
-    boot_order(pc, order, sizeof order);
+    pc_boot_order(pc, order, sizeof order);
     const struct firmware_config config = {
         .acpi = pc->config.no_acpi ? NULL : &pc->acpi,
         .smbios = &pc->smbios,
@@ -519,7 +467,7 @@ static const struct {
     {fw_cfg_up, fw_cfg_down},
     {pci_up, pci_down},
     {rng_up, rng_down},
-    {disks_up, disks_down},
+    {pc_disks_up, pc_disks_down},
     {tables_up, tables_down},
     {firmware_up, firmware_down},
     {console_up, console_down},

@@ -16,8 +16,12 @@
 #define PC_MAX_DISKS 16
 #define PC_MAX_NETS 8
 
+enum pc_bus { PC_BUS_VIRTIO, PC_BUS_SCSI };
+
 struct pc_disk {
     const char *path;
+    enum pc_bus bus;
+    bool cdrom;         /* on PC_BUS_SCSI */
     const char *serial; /* NULL: none */
     struct block_options options;
     struct block_limits limits;
@@ -45,6 +49,8 @@ struct pc_config {
     const char *virtio_console;  /* NULL: no such device */
     struct pc_disk disk[PC_MAX_DISKS];
     unsigned disk_count;
+    unsigned boot_order[PC_MAX_DISKS]; /* numbers of disks, what firmware tries first */
+    unsigned boot_count;
     struct pc_net net[PC_MAX_NETS];
     unsigned net_count;
 };

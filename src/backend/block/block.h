@@ -63,6 +63,7 @@ struct block_device {
     u64 size; /* bytes, a multiple of BLOCK_SECTOR */
     bool read_only;
     bool can_discard;
+    u32 discard_unit; /* bytes that are freed together; 0: any */
     char *path; /* for messages */
 };
 

@@ -142,19 +142,6 @@ static inline u16 be16(const void *p)
 {
     return __builtin_bswap16(get_le16(p));
 }
-static inline void put_be64(void *p, u64 v)
-{
-    put_le64(p, __builtin_bswap64(v));
-}
-static inline void put_be32(void *p, u32 v)
-{
-    put_le32(p, __builtin_bswap32(v));
-}
-static inline void put_be16(void *p, u16 v)
-{
-    put_le16(p, __builtin_bswap16(v));
-}
-
 /* Text in the file has no terminator. Returns its length. */
 static inline size_t put_text(u8 *p, const char *text)
 {

@@ -967,6 +967,7 @@ static int open_image(struct qcow2 *q, const struct block_options *o, const stru
         return ret;
     q->base.size = ALIGN_UP(q->header.size, (u64)BLOCK_SECTOR);
     q->base.can_discard = !o->read_only;
+    q->base.discard_unit = q->cluster_size;
     q->opened = true;
     ret = open_backing(q, o, above, err);
     if (ret == 0)

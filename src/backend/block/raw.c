@@ -214,6 +214,7 @@ static int find_size(struct raw *raw, struct error *err)
         return error_set_errno(err, -ret, "cannot find the size of '%s'", raw->base.path);
     raw->base.size = ALIGN_UP(size, (u64)BLOCK_SECTOR); /* the last sector is filled up with zeroes */
     raw->base.can_discard = !raw->base.read_only;
+    raw->base.discard_unit = (u32)PAGE_SIZE; /* what usual filesystems can make a hole of */
     return 0;
 }
 
