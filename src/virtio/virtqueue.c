@@ -376,10 +376,21 @@ bool virtqueue_pop(struct virtqueue *vq, struct virtq_chain *chain)
     return true;
 }
 
+static void unpop(struct virtqueue *vq, u16 ring_entries)
+{
+    vq->in_flight = (u16)(vq->in_flight - ring_entries);
+    move_avail(vq, -(int)ring_entries);
+}
+
 void virtqueue_unpop(struct virtqueue *vq, const struct virtq_chain *chain)
 {
-    vq->in_flight = (u16)(vq->in_flight - chain->ring_entries);
-    move_avail(vq, -(int)chain->ring_entries);
+    unpop(vq, chain->ring_entries);
+}
+
+void virtqueue_unpop_all(struct virtqueue *vq, const struct virtq_taken *taken, unsigned n)
+{
+    while (n--)
+        unpop(vq, taken[n].ring_entries);
 }
 
 /* --- giving back --- */
@@ -393,53 +404,87 @@ static void note_written(struct virtqueue *vq, const struct virtq_chain *chain, 
     }
 }
 
-static void split_push(struct virtqueue *vq, u16 id, u32 written)
+static void split_push(struct virtqueue *vq, const struct virtq_taken *taken, unsigned n)
 {
-    u64 gpa = vq->device + 4 + 8ull * (vq->used_idx & (vq->size - 1));
-    u8 *used = ring_span(vq, gpa, 8);
-    if (!used)
-        return;
-    put_le32(used, id);
-    put_le32(used + 4, written);
-    memory_span_written(vq->dev->memory, gpa, 8);
-    vq->used_idx++;
-    ring_store16(vq, vq->device + 2, vq->used_idx);
+    for (unsigned i = 0; i < n; i++) {
+        u64 gpa = vq->device + 4 + 8ull * ((u16)(vq->used_idx + i) & (vq->size - 1));
+        u8 *used = ring_span(vq, gpa, 8);
+        if (!used)
+            return;
+        put_le32(used, taken[i].id);
+        put_le32(used + 4, taken[i].written);
+        memory_span_written(vq->dev->memory, gpa, 8);
+    }
+    vq->used_idx = (u16)(vq->used_idx + n);
+    ring_store16(vq, vq->device + 2, vq->used_idx); /* publishes the entries */
 }
 
-/* A used descriptor overwrites one entry and stands for all entries of its chain (2.8.6). */
-static void packed_push(struct virtqueue *vq, const struct virtq_chain *chain, u32 written)
+/* Writes a used descriptor but for its flags: it overwrites one entry and stands for all of its chain (2.8.6). */
+static u8 *packed_fill(struct virtqueue *vq, const struct virtq_taken *t, u16 *flags)
 {
-    u64 gpa = vq->desc + (u64)DESC_SIZE * vq->used_idx;
-    u8 *used = ring_span(vq, gpa, DESC_SIZE);
+    u8 *used = ring_span(vq, vq->desc + (u64)DESC_SIZE * vq->used_idx, DESC_SIZE);
     if (!used)
-        return;
-    put_le32(used + 8, written);
-    put_le16(used + 12, chain->id);
-    u16 flags = (u16)((vq->used_wrap ? PACKED_AVAIL | PACKED_USED : 0) | (written ? DESC_WRITE : 0));
-    __atomic_store_n((u16 *)(void *)(used + 14), flags, __ATOMIC_RELEASE); /* publishes the rest */
-    memory_span_written(vq->dev->memory, gpa, DESC_SIZE);
-    vq->used_idx = (u16)(vq->used_idx + chain->ring_entries);
+        return NULL;
+    put_le32(used + 8, t->written);
+    put_le16(used + 12, t->id);
+    *flags = (u16)((vq->used_wrap ? PACKED_AVAIL | PACKED_USED : 0) | (t->written ? DESC_WRITE : 0));
+    vq->used_idx = (u16)(vq->used_idx + t->ring_entries);
     if (vq->used_idx >= vq->size) {
         vq->used_idx = (u16)(vq->used_idx - vq->size);
         vq->used_wrap = !vq->used_wrap;
     }
+    return used;
+}
+
+/* The driver looks at the first of them first: its flags publish the rest. */
+static void packed_push(struct virtqueue *vq, const struct virtq_taken *taken, unsigned n)
+{
+    u8 *first = NULL;
+    u16 first_flags = 0, first_at = vq->used_idx;
+    for (unsigned i = 0; i < n; i++) {
+        u16 flags, at = vq->used_idx;
+        u8 *used = packed_fill(vq, &taken[i], i ? &flags : &first_flags);
+        if (!used)
+            return;
+        if (i == 0) {
+            first = used;
+            continue;
+        }
+        put_le16(used + 14, flags);
+        memory_span_written(vq->dev->memory, vq->desc + (u64)DESC_SIZE * at, DESC_SIZE);
+    }
+    __atomic_store_n((u16 *)(void *)(first + 14), first_flags, __ATOMIC_RELEASE);
+    memory_span_written(vq->dev->memory, vq->desc + (u64)DESC_SIZE * first_at, DESC_SIZE);
+}
+
+struct virtq_taken virtqueue_taken(struct virtqueue *vq, const struct virtq_chain *chain, u64 written)
+{
+    written = MIN(written, chain->in_bytes);
+    note_written(vq, chain, written);
+    return (struct virtq_taken){chain->id, chain->ring_entries, (u32)MIN(written, (u64)UINT32_MAX)};
+}
+
+void virtqueue_push_all(struct virtqueue *vq, const struct virtq_taken *taken, unsigned n)
+{
+    unsigned entries = 0;
+    for (unsigned i = 0; i < n; i++)
+        entries += taken[i].ring_entries;
+    if (n == 0 || !vq->enabled || vq->in_flight < entries)
+        return;
+    vq->in_flight = (u16)(vq->in_flight - entries);
+    if (!virtio_running(vq->dev))
+        return;
+    if (packed(vq))
+        packed_push(vq, taken, n);
+    else
+        split_push(vq, taken, n);
+    vq->unsignalled += packed(vq) ? entries : n;
 }
 
 void virtqueue_push(struct virtqueue *vq, const struct virtq_chain *chain, u64 written)
 {
-    written = MIN(written, chain->in_bytes);
-    note_written(vq, chain, written);
-    if (!vq->enabled || vq->in_flight < chain->ring_entries)
-        return;
-    vq->in_flight = (u16)(vq->in_flight - chain->ring_entries);
-    if (!virtio_running(vq->dev))
-        return;
-    u32 len = (u32)MIN(written, (u64)UINT32_MAX);
-    if (packed(vq))
-        packed_push(vq, chain, len);
-    else
-        split_push(vq, chain->id, len);
-    vq->unsignalled += packed(vq) ? chain->ring_entries : 1;
+    const struct virtq_taken taken = virtqueue_taken(vq, chain, written);
+    virtqueue_push_all(vq, &taken, 1);
 }
 
 /* --- interrupt suppression --- */

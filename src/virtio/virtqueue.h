@@ -87,6 +87,21 @@ bool virtqueue_pop(struct virtqueue *vq, struct virtq_chain *chain);
 /* Undoes the most recent pop, which must not have been followed by another one. */
 void virtqueue_unpop(struct virtqueue *vq, const struct virtq_chain *chain);
 
+/* What is left of a chain when its buffers are done with. */
+struct virtq_taken {
+    u16 id, ring_entries;
+    u32 written;
+};
+
+/*
+ * For what lies in several chains: virtqueue_taken() notes what was written to one, then either
+ * virtqueue_push_all() gives the @n chains back such that the driver finds all of them or none, or
+ * virtqueue_unpop_all() undoes the @n most recent pops.
+ */
+struct virtq_taken virtqueue_taken(struct virtqueue *vq, const struct virtq_chain *chain, u64 written);
+void virtqueue_push_all(struct virtqueue *vq, const struct virtq_taken *taken, unsigned n);
+void virtqueue_unpop_all(struct virtqueue *vq, const struct virtq_taken *taken, unsigned n);
+
 /*
  * Gives @chain back. The first @written bytes of its writable segments have been written, and are
  * noted in the dirty log and the code tracking. The driver is not notified yet.

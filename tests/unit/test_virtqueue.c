@@ -277,6 +277,37 @@ static void unpop_gives_the_chain_again(void **state)
     assert_int_equal(f->vq->in_flight, 0);
 }
 
+static void several_chains_come_back_together(void **state)
+{
+    struct fixture *f = *state;
+    for (unsigned round = 0; round < 3 * SIZE; round++) {
+        const struct buffer two[] = {{DATA, 16, true}, {DATA + 64, 8, true}};
+        struct virtq_taken taken[3];
+        u16 ids[3];
+        u32 id, len;
+        for (unsigned i = 0; i < 3; i++)
+            ids[i] = i == 1 ? ring_add(&f->ring, two, 2)
+                            : ring_add(&f->ring, &(struct buffer){DATA + 128, 8, true}, 1);
+        for (unsigned again = 0; again < 2; again++) {
+            for (unsigned i = 0; i < 3; i++) {
+                assert_true(pop(f));
+                assert_int_equal(f->chain.id, ids[i]);
+                taken[i] = virtqueue_taken(f->vq, &f->chain, i + 1);
+            }
+            if (again == 0)
+                virtqueue_unpop_all(f->vq, taken, 3);
+        }
+        assert_false(ring_take(&f->ring, &id, &len));
+        virtqueue_push_all(f->vq, taken, 3);
+        for (unsigned i = 0; i < 3; i++) {
+            assert_true(ring_take(&f->ring, &id, &len));
+            assert_int_equal(id, ids[i]);
+            assert_int_equal(len, i + 1);
+        }
+    }
+    assert_int_equal(f->vq->in_flight, 0);
+}
+
 static void writes_reach_the_dirty_log(void **state)
 {
     struct fixture *f = *state;
@@ -687,6 +718,7 @@ int main(void)
         ON_BOTH(a_full_ring_completes_out_of_order),
         ON_BOTH(a_packed_ring_need_not_be_a_power_of_two),
         ON_BOTH(unpop_gives_the_chain_again),
+        ON_BOTH(several_chains_come_back_together),
         ON_BOTH(writes_reach_the_dirty_log),
         ON_BOTH(interrupts_can_be_switched_off),
         ON_BOTH(notify_without_push_does_not_interrupt),
