@@ -50,6 +50,9 @@
     X(exclusive, "times all vCPUs were stopped")                         \
     X(virtio_kicks, "virtio doorbells")                                  \
     X(virtio_irqs, "virtio interrupts")                                  \
+    X(net_sent, "frames that guests sent")                               \
+    X(net_received, "frames that guests received")                       \
+    X(net_dropped, "frames to guests that were dropped")                 \
     X(guest_errors, "device errors caused by the guest")
 
 struct counters {
