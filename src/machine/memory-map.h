@@ -64,5 +64,7 @@
 #define SLOT_DISK_FIRST 3
 #define SLOT_DISK_LAST 18
 #define SLOT_SCSI 19
+#define SLOT_NET_FIRST 23
+#define SLOT_NET_LAST 30
 
 #endif

@@ -23,6 +23,7 @@
 #include "machine/smbios.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/scsi.h"
 
@@ -65,6 +66,9 @@ struct pc {
     struct deferred disk_stop; /* a disk holds a failed request */
     struct timer disk_retry;
     bool disk_stopped; /* the VM is paused for it (machine lock) */
+    struct net_backend *net_backend[PC_MAX_NETS];
+    struct virtio_net net[PC_MAX_NETS];
+    unsigned nets_made;
 
     struct acpi_tables acpi;
     struct smbios smbios;
@@ -83,6 +87,10 @@ int pc_disks_up(struct pc *pc, struct error *err);
 void pc_disks_down(struct pc *pc);
 void pc_disks_quiet(struct pc *pc); /* after the run: no more retries of held requests */
 void pc_boot_order(const struct pc *pc, char *text, size_t size); /* OpenFirmware paths, one a line */
+
+/* pc-net.c */
+int pc_nets_up(struct pc *pc, struct error *err);
+void pc_nets_down(struct pc *pc);
 
 /* Connects devices' requests and the VM's end to the event loop. */
 void pc_lifecycle_init(struct pc *pc);

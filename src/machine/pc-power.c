@@ -256,6 +256,8 @@ void pc_counters(const struct pc *pc, struct counters *sum)
     counters_add(sum, &pc->scsi.vdev.counters);
     for (unsigned i = 0; i < pc->disks_made; i++)
         counters_add(sum, &pc->disk[i].vdev.counters);
+    for (unsigned i = 0; i < pc->nets_made; i++)
+        counters_add(sum, &pc->net[i].vdev.counters);
 }
 
 void pc_rescued(const struct pc *pc, struct tally *sum)

@@ -468,6 +468,7 @@ static const struct {
     {pci_up, pci_down},
     {rng_up, rng_down},
     {pc_disks_up, pc_disks_down},
+    {pc_nets_up, pc_nets_down},
     {tables_up, tables_down},
     {firmware_up, firmware_down},
     {console_up, console_down},

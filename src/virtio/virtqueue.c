@@ -419,7 +419,8 @@ static void split_push(struct virtqueue *vq, const struct virtq_taken *taken, un
     ring_store16(vq, vq->device + 2, vq->used_idx); /* publishes the entries */
 }
 
-/* Writes a used descriptor but for its flags: it overwrites one entry and stands for all of its chain (2.8.6). */
+/* Writes a used descriptor but for its flags: it overwrites one entry and stands for all of its chain
+ * (2.8.6). */
 static u8 *packed_fill(struct virtqueue *vq, const struct virtq_taken *t, u16 *flags)
 {
     u8 *used = ring_span(vq, vq->desc + (u64)DESC_SIZE * vq->used_idx, DESC_SIZE);

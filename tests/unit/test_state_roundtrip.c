@@ -29,6 +29,7 @@
 #include "state/codec.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 
 /* --- a machine with everything in it, whose time stands still until it is moved --- */
@@ -55,6 +56,8 @@ struct machine {
     struct virtio_blk blk;
     struct virtio_console console;
     struct virtio_rng rng;
+    struct virtio_net net;
+    struct net_backend *network;
     struct block_device *disk;
     struct chardev *chardev;
 
@@ -108,6 +111,7 @@ static void make_legacy(struct machine *m)
 static void make_pci(struct machine *m)
 {
     static const struct virtio_blk_config config = {.serial = "x"};
+    static const struct virtio_net_config net_config = {.mac = {2}, .pairs = 2};
     struct pci_host_wiring wiring = {
         .windows = {.mmio_base = 0xc0000000,
                     .mmio_end = 0xfec00000,
@@ -122,10 +126,13 @@ static void make_pci(struct machine *m)
     assert_int_equal(
         virtio_console_init(&m->console, &m->host.bus, 16, &m->memory, m->loop, m->chardev, NULL), 0);
     assert_int_equal(virtio_rng_init(&m->rng, &m->host.bus, 24, &m->memory, m->loop, NULL), 0);
+    assert_int_equal(
+        virtio_net_init(&m->net, &m->host.bus, 32, &m->memory, m->loop, m->network, &net_config, NULL), 0);
     add(m, &m->host.dev);
     add(m, &m->blk.pci.function.dev);
     add(m, &m->console.pci.function.dev);
     add(m, &m->rng.pci.function.dev);
+    add(m, &m->net.pci.function.dev);
 }
 
 static void reset_all(struct machine *m)
@@ -147,6 +154,7 @@ static int make_machine(void **state)
     vclock_init_manual(&m->vm.clock);
     m->chardev = chardev_null_new();
     m->disk = block_null_open(1 << 20);
+    m->network = net_null_open(NULL);
     lock_acquire(&m->vm.machine_lock);
     make_legacy(m);
     make_pci(m);
@@ -163,6 +171,8 @@ static int free_machine(void **state)
     virtio_blk_release(&m->blk);
     virtio_console_release(&m->console);
     virtio_rng_release(&m->rng);
+    virtio_net_release(&m->net);
+    net_close(m->network);
     pci_host_release(&m->host);
     reset_port_release(&m->reset_port);
     pvpanic_release(&m->pvpanic);
