@@ -41,11 +41,25 @@ def build_items(here, work):
     binary = os.path.join(work, "items")
     if not newer(binary, sources + headers):
         subprocess.run(["gcc", *CFLAGS, "-static", "-o", binary, *sources, "-lm", "-pthread"], check=True)
+    binaries = [binary]
+    narrow = os.path.join(work, "items32")
+    sources = [os.path.join(here, "guest", name + ".c") for name in ("main", "integer", "branches", "float", "programs")]
+    if newer(narrow, sources + headers) or make_narrow(narrow, sources):
+        binaries.append(narrow)
     dynamic = os.path.join(work, "dynamic")
     if not os.path.exists(dynamic):
         source = write(os.path.join(work, "dynamic.c"), "int main(void)\n{\n    return 0;\n}\n")
         subprocess.run(["gcc", "-O2", "-o", dynamic, source], check=True)
-    return binary, dynamic
+    return binaries, dynamic
+
+
+def make_narrow(target, sources):
+    """The same items as 32-bit code; left out where there is no 32-bit C library."""
+    made = subprocess.run(["gcc", *CFLAGS, "-m32", "-msse2", "-static", "-o", target, *sources, "-lm", "-pthread"],
+                          capture_output=True)
+    if made.returncode:
+        print("bench: no 32-bit items, since 'gcc -m32' does not work: see 'tools/install-deps bench'", file=sys.stderr)
+    return made.returncode == 0
 
 
 def make_boot_image(tools, guest, image, script):
@@ -105,15 +119,17 @@ def make_stage(here, work):
 
 def make_items_image(here, tools, work, guest, script):
     """items.img (not compressed: that would time the guest's gunzip at each boot), and its tree."""
-    binary, dynamic = build_items(here, work)
+    binaries, dynamic = build_items(here, work)
     image, root = os.path.join(work, "items.img"), os.path.join(work, "root")
-    sources = [binary, dynamic, script, __file__] + glob.glob(os.path.join(here, "guest", "work.*"))
+    sources = [*binaries, dynamic, script, __file__] + glob.glob(os.path.join(here, "guest", "work.*"))
     if newer(image, sources) and os.path.isdir(root):
         return
     print("bench: making the initramfs", file=sys.stderr)
     cc1 = subprocess.run(["gcc", "-print-prog-name=cc1"], check=True, capture_output=True, text=True).stdout.strip()
-    arguments = ["--file", script + ":/script", "--file", binary + ":/bench/items", "--file", "/bin/dash:/bin/sh",
+    arguments = ["--file", script + ":/script", "--file", "/bin/dash:/bin/sh",
                  "--tree", make_stage(here, work) + ":/"]
+    for binary in binaries:
+        arguments += ["--file", f"{binary}:/bench/{os.path.basename(binary)}"]
     for program in [dynamic, cc1] + PROGRAMS:
         arguments += ["--program", program]
     packed = os.path.join(work, "items.gz")
@@ -131,7 +147,9 @@ def make(here, tools, work, guest):
     items = write(os.path.join(work, "items-script"), ITEMS_SCRIPT)
     make_boot_image(tools, guest, os.path.join(work, "boot.img"), boot)
     make_items_image(here, tools, work, guest, items)
-    listing = subprocess.run([os.path.join(work, "items"), "list"], check=True, capture_output=True, text=True).stdout
+    listing = ""
+    for binary in filter(os.path.exists, (os.path.join(work, name) for name in ("items", "items32"))):
+        listing += subprocess.run([binary, "list"], check=True, capture_output=True, text=True).stdout
     return [tuple(line.split()) for line in listing.splitlines()]
 
 

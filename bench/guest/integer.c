@@ -174,6 +174,7 @@ static uint64_t recursion(uint64_t count)
 }
 
 /* Schoolbook multiplication and addition of numbers of 64 limbs: MUL, ADC, carries. */
+#ifdef __SIZEOF_INT128__
 static uint64_t bignum(uint64_t count)
 {
     enum { LIMBS = 64 };
@@ -204,6 +205,7 @@ static uint64_t bignum(uint64_t count)
     }
     return sum;
 }
+#endif
 
 static uint64_t division(uint64_t count)
 {
@@ -233,7 +235,9 @@ const struct item integer_items[] = {
     {.group = "integer", .name = "crc", .run = crc, .count = 1600},
     {.group = "integer", .name = "hash-table", .run = hash_table, .count = 9000000},
     {.group = "integer", .name = "recursion", .run = recursion, .count = 6000},
+#ifdef __SIZEOF_INT128__
     {.group = "integer", .name = "bignum", .run = bignum, .count = 80000},
+#endif
     {.group = "integer", .name = "division", .run = division, .count = 3600000},
     {0},
 };

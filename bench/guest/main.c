@@ -22,10 +22,21 @@
 
 #include "item.h"
 
+#define SUFFIX_32 "-32"
+
+/* Compiled as 32-bit code this has some of the same items, as a group of their own. */
+#ifdef __x86_64__
 static const struct item *const groups[] = {
     integer_items, branch_items, float_items,   memory_items,
     modify_items,  kernel_items, program_items, parallel_items,
 };
+#define GROUP(i) ((i)->group)
+#define SUFFIX ""
+#else
+static const struct item *const groups[] = {integer_items, branch_items, float_items};
+#define GROUP(i) "32-bit"
+#define SUFFIX SUFFIX_32
+#endif
 
 static const struct item *current;
 static uint64_t started, cpu_started;
@@ -82,7 +93,7 @@ static const struct item *find(const char *name)
 {
     for (size_t g = 0; g < sizeof(groups) / sizeof(groups[0]); g++)
         for (const struct item *i = groups[g]; i->name; i++)
-            if (!strcmp(i->name, name))
+            if (!strncmp(i->name, name, strlen(i->name)) && !strcmp(name + strlen(i->name), SUFFIX))
                 return i;
     return NULL;
 }
@@ -91,7 +102,7 @@ static int list(void)
 {
     for (size_t g = 0; g < sizeof(groups) / sizeof(groups[0]); g++)
         for (const struct item *i = groups[g]; i->name; i++)
-            printf("%s %s\n", i->group, i->name);
+            printf("%s %s" SUFFIX "\n", GROUP(i), i->name);
     return 0;
 }
 
@@ -131,8 +142,17 @@ static int run(const char *name, const char *percent)
     return 0;
 }
 
+/* The program that has the item. */
+static const char *program_of(const char *name)
+{
+    size_t length = strlen(name), suffix = strlen(SUFFIX_32);
+
+    return length > suffix && !strcmp(name + length - suffix, SUFFIX_32) ? "/bench/items32" : "/proc/self/exe";
+}
+
 static void run_apart(const char *name, const char *percent)
 {
+    const char *program = program_of(name);
     pid_t child;
     int status;
 
@@ -141,8 +161,8 @@ static void run_apart(const char *name, const char *percent)
     if (child < 0)
         bench_fail("fork");
     if (child == 0) {
-        execl("/proc/self/exe", "items", "run", name, percent, NULL);
-        bench_fail("exec /proc/self/exe");
+        execl(program, "items", "run", name, percent, NULL);
+        bench_fail(program);
     }
     while (waitpid(child, &status, 0) < 0)
         if (errno != EINTR)
