@@ -9,12 +9,6 @@
 
 struct net_backend *net_user_open(const struct net_options *o, struct event_loop *loop, struct error *err);
 
-/* The listener takes @f, or nobody listens. */
-static inline bool net_deliver(struct net_backend *n, const struct net_frame *f)
-{
-    return !n->listener || n->listener->receive(n->listener, f);
-}
-
 /* --- frames that wait --- */
 
 struct net_held {
@@ -43,7 +37,29 @@ bool net_queue_push(struct net_queue *q, const struct net_frame *f);
 /* The first frame, which the caller frees; NULL when there is none. */
 struct net_held *net_queue_pop(struct net_queue *q);
 
-/* Hands the frames to @n's listener, until one is not taken, which stays. True when all went. */
-bool net_queue_deliver(struct net_queue *q, struct net_backend *n);
+/* --- frames on their way to the card --- */
+
+/* In order, and as the card can take them. On the loop's thread, except for set_offloads. */
+struct net_arrivals {
+    struct net_backend *to;
+    unsigned can; /* NET_CAN_... of the card */
+    struct net_queue waiting;
+    u64 dropped;
+};
+
+void net_arrivals_init(struct net_arrivals *a, struct net_backend *to, size_t limit);
+void net_arrivals_release(struct net_arrivals *a);
+
+/* To the card, or to the frames that wait; dropped where those are too many. */
+void net_arrivals_add(struct net_arrivals *a, const struct net_frame *f);
+
+/* Hands over what waits, as far as the card takes it. True when nothing waits any more. */
+bool net_arrivals_flush(struct net_arrivals *a);
+
+/* What waits was made for what the card could take before, and is dropped. */
+void net_arrivals_set_offloads(struct net_arrivals *a, unsigned can);
+
+/* Copies the frame's bytes, at most @room of them, and says how many. */
+size_t net_frame_copy(const struct net_frame *f, u8 *to, size_t room);
 
 #endif

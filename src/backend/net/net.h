@@ -113,7 +113,7 @@ struct net_forward {
 struct net_user_options {
     struct in_addr network, host, dns, dhcp_start;
     unsigned prefix; /* of the network's address, bits; 0: 24 */
-    bool restricted; /* the guest reaches nothing but DHCP, DNS, TFTP; forwarded ports reach it */
+    bool restricted; /* the guest reaches nothing but DHCP and TFTP; forwarded ports reach it */
     bool loopback;   /* the gateway's address leads to the host's own loopback services */
     bool no_ipv6;
     const char *tftp, *bootfile, *hostname, *domain; /* NULL: none */

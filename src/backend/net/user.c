@@ -7,10 +7,15 @@
  *    card sends on other threads waits in `in` until then.
  * 2. libslirp says which descriptors it waits for only when it is asked about all of them (pollfds_fill).
  *    It is asked once after a batch of work, however many frames that was, and epoll hears of differences.
- * 3. What the guest cannot have now waits in `out`; while anything waits, nothing more is read from the
- *    host's sockets. Answers that libslirp makes up itself beyond the limit of `out` are dropped.
- * 4. The guest reaches no service on the host's loopback addresses unless the options say so: libslirp
- *    guards the gateway's address, and the others never reach libslirp.
+ * 3. What the guest cannot have now waits in `arrivals`; while anything waits, nothing more is read from the
+ *    host's sockets. Answers that libslirp makes up itself beyond the limit of that are dropped.
+ * 4. Between libslirp and the guest there is no wire, so the size of a frame is free: the fewer, the faster.
+ *    What the guest's card leaves to be cut reaches libslirp whole, with its checksum made. libslirp is told
+ *    that packets may be as long as IP has them, and each SYN of the guest that it takes large segments;
+ *    those go on as frames to be cut, by the card or by us. Other long packets become fragments.
+ * 5. The guest reaches no service on the host's loopback addresses unless the options say so: libslirp
+ *    guards the gateway's address, and the others never reach libslirp. To the name server's address go
+ *    questions for names only.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,11 +24,13 @@
 #include <sys/epoll.h>
 
 #include "backend/net/net-internal.h"
+#include "backend/net/offload.h"
 #include "base/log.h"
 
 #define IN_LIMIT (1 << 20)  /* bytes of frames that wait for libslirp */
 #define OUT_LIMIT (4 << 20) /* for the guest */
-#define NS_PER_POLL_UNIT NS_PER_MS
+#define SLIRP_MTU 65521     /* the longest packet that libslirp makes: what it allows */
+#define SLIRP_MSS (SLIRP_MTU - 60)
 #define DHCP_ADDRESSES 16 /* that libslirp gives, from the first one on */
 
 /* A descriptor of libslirp's. */
@@ -47,14 +54,18 @@ struct user_net {
     const struct vclock *clock;
     Slirp *slirp;
     bool loopback;
+    struct in_addr dns;
+    struct in6_addr dns6;
     bool card_waits; /* send() refused a frame */
-    bool polled;     /* a descriptor is ready, or the time has come */
     unsigned fills;
     struct user_source **sources; /* by descriptor */
     int source_count;
     struct deferred work;
     struct timer timer; /* when libslirp wants to be polled without an event */
-    struct net_queue in, out;
+    unsigned mtu;       /* the guest's */
+    u32 fragment_id;
+    struct net_queue in;
+    struct net_arrivals arrivals;
 };
 
 static struct user_net *from_base(struct net_backend *n)
@@ -69,16 +80,64 @@ static u64 now_ns(const struct user_net *u)
 
 /* --- what libslirp calls --- */
 
+/* Rule 4: a long TCP segment, whose headers are put right for that in a copy. */
+static void segment_to_guest(struct user_net *u, const u8 *data, const struct net_layers *l)
+{
+    u8 headers[NET_HEADERS_MAX];
+    u32 head = l->transport + 20; /* the fixed part of TCP's header */
+    struct iovec iov[2] = {{headers, head}, {(void *)(uintptr_t)(data + head), l->end - head}};
+    struct net_frame f = {
+        .iov = iov,
+        .iovcnt = 2,
+        .len = l->end,
+        .offload =
+            {
+                .flags = NET_NEEDS_CSUM,
+                .gso_type = l->version == 4 ? NET_GSO_TCPV4 : NET_GSO_TCPV6,
+                .hdr_len = (u16)l->payload,
+                .gso_size = (u16)(u->mtu - (l->payload - l->ip)),
+                .csum_start = (u16)l->transport,
+                .csum_offset = 16,
+            },
+    };
+    u16 sum = net_fold(net_pseudo_sum(data, l, l->end - l->transport));
+
+    memcpy(headers, data, head);
+    headers[head - 4] = (u8)(sum >> 8);
+    headers[head - 3] = (u8)sum;
+    net_arrivals_add(&u->arrivals, &f);
+}
+
+static bool add_arrival(void *to, const struct net_frame *f)
+{
+    net_arrivals_add(to, f);
+    return true;
+}
+
+/* What libslirp makes has its checksums, and nothing between it and the guest can have changed it. */
+static void whole_to_guest(struct user_net *u, const u8 *data, size_t len)
+{
+    struct iovec iov = {(void *)(uintptr_t)data, len};
+    struct net_frame f = {.iov = &iov, .iovcnt = 1, .len = len, .offload.flags = NET_DATA_VALID};
+
+    if (!(u->arrivals.can & NET_CAN_CSUM))
+        f.offload.flags = 0;
+    net_arrivals_add(&u->arrivals, &f);
+}
+
 static ssize_t send_packet(const void *buf, size_t len, void *opaque)
 {
     struct user_net *u = opaque;
-    struct iovec iov = {(void *)(uintptr_t)buf, len};
-    struct net_frame f = {.iov = &iov, .iovcnt = 1, .len = len};
+    struct net_layers l;
 
     if (len < NET_HEADER || len > NET_FRAME_MAX)
         return (ssize_t)len;
-    if (!net_queue_empty(&u->out) || !net_deliver(&u->base, &f))
-        net_queue_push(&u->out, &f);
+    if (len <= u->mtu + NET_HEADER || !net_layers_parse(&l, buf, len))
+        whole_to_guest(u, buf, len);
+    else if (l.protocol == NET_IP_TCP && !l.fragment && l.payload <= NET_HEADERS_MAX)
+        segment_to_guest(u, buf, &l);
+    else
+        net_fragment(buf, len, u->mtu, ++u->fragment_id, add_arrival, &u->arrivals);
     return (ssize_t)len;
 }
 
@@ -170,7 +229,6 @@ static void source_ready(struct event_source *source, u32 events)
     s->revents |= (events & EPOLLIN ? SLIRP_POLL_IN : 0) | (events & EPOLLOUT ? SLIRP_POLL_OUT : 0) |
                   (events & EPOLLPRI ? SLIRP_POLL_PRI : 0) | (events & EPOLLERR ? SLIRP_POLL_ERR : 0) |
                   (events & EPOLLHUP ? SLIRP_POLL_HUP : 0);
-    s->net->polled = true;
     work_soon(s->net);
 }
 
@@ -213,7 +271,7 @@ static int add_poll(int fd, int events, void *opaque)
     u32 wanted = (events & SLIRP_POLL_IN ? EPOLLIN : 0u) | (events & SLIRP_POLL_OUT ? EPOLLOUT : 0u) |
                  (events & SLIRP_POLL_PRI ? EPOLLPRI : 0u);
 
-    if (!net_queue_empty(&u->out)) /* rule 3 */
+    if (!net_queue_empty(&u->arrivals.waiting)) /* rule 3 */
         wanted &= ~((u32)EPOLLIN | (u32)EPOLLPRI);
     if (fd < 0)
         return -1;
@@ -256,24 +314,47 @@ static void fill(struct user_net *u)
 
 /* --- frames --- */
 
-/* Rule 4. 0/8 is this host too, as far as Linux is concerned. */
-static bool forbidden(const struct user_net *u, const u8 *frame, size_t len)
+/*
+ * Is @f to the name server anything but a question? Its address stands for the host's resolver, which may be
+ * on a loopback address, with other services beside it.
+ */
+static bool abuses_name_server(const u8 *f, size_t len)
 {
-    static const u8 mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff}, zeroes[15];
-    const u8 *ip = frame + NET_HEADER;
+    struct net_layers l;
 
-    if (u->loopback || len < NET_HEADER)
+    if (!net_layers_parse(&l, f, len) || l.fragment)
+        return true;
+    if (l.protocol != NET_IP_TCP && l.protocol != NET_IP_UDP)
         return false;
-    if (frame[12] == 0x08 && frame[13] == 0x00)
-        return len >= NET_HEADER + 20 && (ip[16] == 127 || ip[16] == 0);
-    if (frame[12] == 0x86 && frame[13] == 0xdd)
-        return len >= NET_HEADER + 40 && (!memcmp(ip + 24, mapped, 12) || !memcmp(ip + 24, zeroes, 12));
+    return f[l.transport + 2] != 0 || f[l.transport + 3] != 53;
+}
+
+/* Rule 5. 0/8 is this host too, as far as Linux is concerned. */
+static bool forbidden(const struct user_net *u, const u8 *f, size_t len)
+{
+    static const u8 mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff}, zeroes[12];
+    const u8 *ip = f + NET_HEADER;
+
+    if (u->loopback)
+        return false;
+    if (f[12] == 0x08 && f[13] == 0x00) {
+        if (len < NET_HEADER + 20 || ip[16] == 127 || ip[16] == 0)
+            return true;
+        return !memcmp(ip + 16, &u->dns, 4) && abuses_name_server(f, len);
+    }
+    if (f[12] == 0x86 && f[13] == 0xdd) {
+        if (len < NET_HEADER + 40 || !memcmp(ip + 24, mapped, 12) || !memcmp(ip + 24, zeroes, 12))
+            return true;
+        return !memcmp(ip + 24, &u->dns6, 16) && abuses_name_server(f, len);
+    }
     return false;
 }
 
-static void from_guest(struct user_net *u, const struct net_held *h)
+/* Rule 4. libslirp drops what is broken. */
+static void from_guest(struct user_net *u, struct net_held *h)
 {
-    if (!forbidden(u, h->data, h->len))
+    net_set_mss(h->data, h->len, SLIRP_MSS, h->offload.flags & NET_NEEDS_CSUM);
+    if (net_finish_checksum(h->data, h->len, &h->offload) && !forbidden(u, h->data, h->len))
         slirp_input(u->slirp, h->data, (int)h->len);
 }
 
@@ -281,13 +362,11 @@ static void work(struct deferred *d)
 {
     struct user_net *u = container_of(d, struct user_net, work);
 
-    net_queue_deliver(&u->out, &u->base);
-    if (u->polled) {
-        u->polled = false;
-        slirp_pollfds_poll(u->slirp, 0, get_revents, u);
-    }
+    net_arrivals_flush(&u->arrivals);
     for (struct net_held *h; (h = net_queue_pop(&u->in)); free(h))
         from_guest(u, h);
+    /* Also without an event: it sends what waited for the answer to a request by ARP. */
+    slirp_pollfds_poll(u->slirp, 0, get_revents, u);
     fill(u);
     if (u->card_waits) {
         u->card_waits = false;
@@ -298,10 +377,7 @@ static void work(struct deferred *d)
 
 static void time_has_come(struct timer *t)
 {
-    struct user_net *u = container_of(t, struct user_net, timer);
-
-    u->polled = true;
-    work_soon(u);
+    work_soon(container_of(t, struct user_net, timer));
 }
 
 static bool user_send(struct net_backend *n, const struct net_frame *f)
@@ -321,8 +397,13 @@ static void user_resume(struct net_backend *n)
 {
     struct user_net *u = from_base(n);
 
-    if (!net_queue_empty(&u->out))
+    if (!net_queue_empty(&u->arrivals.waiting))
         work_soon(u);
+}
+
+static void user_set_offloads(struct net_backend *n, unsigned can)
+{
+    net_arrivals_set_offloads(&from_base(n)->arrivals, can);
 }
 
 /* --- life --- */
@@ -340,12 +421,16 @@ static void user_close(struct net_backend *n)
     timer_cancel(&u->timer);
     event_loop_unpost(u->loop, &u->work);
     net_queue_release(&u->in);
-    net_queue_release(&u->out);
+    net_arrivals_release(&u->arrivals);
     free(u);
 }
 
 static const struct net_backend_ops user_ops = {
-    .send = user_send, .resume = user_resume, .close = user_close};
+    .send = user_send,
+    .resume = user_resume,
+    .set_offloads = user_set_offloads,
+    .close = user_close,
+};
 
 static const SlirpCb callbacks = {
     .send_packet = send_packet,
@@ -411,6 +496,8 @@ static int start(struct user_net *u, const struct net_user_options *o, struct er
         return r;
     SlirpConfig c = {
         .version = 4,
+        .if_mtu = SLIRP_MTU,
+        .if_mru = SLIRP_MTU,
         .restricted = o->restricted,
         .in_enabled = true,
         .vnetwork.s_addr = htonl(a.network),
@@ -429,6 +516,8 @@ static int start(struct user_net *u, const struct net_user_options *o, struct er
     inet_pton(AF_INET6, "fec0::", &c.vprefix_addr6);
     inet_pton(AF_INET6, "fec0::2", &c.vhost6);
     inet_pton(AF_INET6, "fec0::3", &c.vnameserver6);
+    u->dns = c.vnameserver;
+    u->dns6 = c.vnameserver6;
     u->slirp = slirp_new(&c, &callbacks, u);
     return u->slirp ? 0 : error_set(err, ENOMEM, "cannot create a user network");
 }
@@ -454,14 +543,20 @@ struct net_backend *net_user_open(const struct net_options *o, struct event_loop
         error_set_errno(err, ENOMEM, "cannot create a user network");
         return NULL;
     }
-    u->base = (struct net_backend){.ops = &user_ops, .queues = 1, .link = true};
+    u->base = (struct net_backend){
+        .ops = &user_ops,
+        .can = NET_CAN_CSUM | NET_CAN_TSO4 | NET_CAN_TSO6 | NET_CAN_TSO_ECN,
+        .queues = 1,
+        .link = true,
+    };
+    u->mtu = o->mtu ? o->mtu : NET_MTU;
     u->loop = loop;
     u->clock = o->clock;
     u->loopback = o->user.loopback;
     u->work.call = work;
     timer_init(&u->timer, loop, o->clock, time_has_come);
     net_queue_init(&u->in, IN_LIMIT);
-    net_queue_init(&u->out, OUT_LIMIT);
+    net_arrivals_init(&u->arrivals, &u->base, OUT_LIMIT);
     r = start(u, &o->user, err);
     for (unsigned i = 0; r == 0 && i < o->user.forward_count; i++)
         r = forward(u, &o->user.forward[i], err);
