@@ -25,6 +25,16 @@ static int set_net(void *target, char *text, struct error *err)
     return net_options_parse(&o->pc.net[o->pc.net_count++], text, err);
 }
 
+static int set_cloud_init(void *target, char *text, struct error *err)
+{
+    return cloud_set_init(&((struct run_options *)target)->cloud, text, err);
+}
+
+static int set_ssh_key(void *target, char *text, struct error *err)
+{
+    return cloud_set_ssh_key(&((struct run_options *)target)->cloud, text, err);
+}
+
 static int set_initrd(void *target, char *text, struct error *err)
 {
     static const struct option list[] = {
@@ -142,7 +152,16 @@ static const struct option run_list[] = {
      .kind = OPTION_CHOICE,
      .choices = "host|x86-64-v2|x86-64-v3",
      FIELD_AT(pc.cpu_model)},
-    {.name = "name", .arg = "NAME", .help = "what to call it", .kind = OPTION_STRING, FIELD_AT(pc.name)},
+    {.name = "name",
+     .arg = "NAME",
+     .help = "what to call it; with --cloud-init also its hostname",
+     .kind = OPTION_STRING,
+     FIELD_AT(pc.name)},
+    {.name = "uuid",
+     .arg = "UUID",
+     .help = "its identity (default: a new one each time)",
+     .kind = OPTION_STRING,
+     FIELD_AT(cloud.uuid)},
     {.kind = OPTION_GROUP, .help = "What to boot:"},
     {.name = "kernel",
      .arg = "FILE",
@@ -172,6 +191,17 @@ static const struct option run_list[] = {
              "(default disk,cdrom)",
      .kind = OPTION_STRING,
      FIELD_AT(boot)},
+    {.name = "cloud-init",
+     .arg = "user-data=FILE[,...]",
+     .help = "a disk that tells a cloud image what to do when it boots first:\n"
+             "user-data=FILE  meta-data=FILE  network-config=FILE",
+     .kind = OPTION_CALL,
+     .set = set_cloud_init},
+    {.name = "ssh-key",
+     .arg = "FILE",
+     .help = "the same, with public keys that may log in; may be repeated",
+     .kind = OPTION_CALL,
+     .set = set_ssh_key},
     {.kind = OPTION_GROUP, .help = "Devices:"},
     {.name = "disk",
      .arg = "FILE[,OPTIONS]",
@@ -294,6 +324,9 @@ static int check(struct run_options *o, struct error *err)
     int r = run_boot_order(o, err);
     if (r)
         return r;
+    r = cloud_options_apply(&o->cloud, &o->pc, err);
+    if (r)
+        return r;
     r = engine_choose(&o->choice, o->engine, err);
     o->pc.engine = o->choice.ops;
     return r;
@@ -315,4 +348,9 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct error
     for (int i = 0; i < disks && !r; i++)
         r = run_set_disk(o, argv[i], err);
     return r ? r : check(o, err);
+}
+
+void run_options_release(struct run_options *o)
+{
+    cloud_options_release(&o->cloud);
 }

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "cmd/cloud-options.h"
 #include "machine/engines.h"
 #include "machine/pc.h"
 
@@ -16,6 +17,7 @@ struct run_options {
         const char *path, *args;
     } initrd[BOOT_MAX_MODULES];
     unsigned initrd_count;
+    struct cloud_options cloud;
     const char *boot;                  /* what --boot says */
     unsigned boot_index[PC_MAX_DISKS]; /* of each disk; 0: none */
     const char *log, *log_level, *trace;
@@ -33,6 +35,8 @@ int run_set_cdrom(void *target, char *text, struct error *err);
 
 /* Puts the disks into the order that bootindex= and --boot ask for. */
 int run_boot_order(struct run_options *o, struct error *err);
+
+void run_options_release(struct run_options *o);
 
 /* "trapeze run --help". */
 void run_options_help(FILE *out);

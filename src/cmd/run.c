@@ -201,5 +201,6 @@ int cmd_run(int argc, char **argv)
         status = run_machine(&o, &boot, loop, &err);
     event_loop_free(loop);
     boot_source_release(&boot);
+    run_options_release(&o);
     return status;
 }

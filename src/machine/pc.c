@@ -264,6 +264,8 @@ static int fw_cfg_fill(struct pc *pc, struct error *err)
     if (!r)
         r = fw_cfg_add_u16(&pc->fw_cfg, FW_CFG_MAX_CPUS, (u16)pc->config.cpus, err);
     if (!r)
+        r = fw_cfg_add(&pc->fw_cfg, FW_CFG_UUID, pc->config.uuid, UUID_SIZE, err);
+    if (!r)
         r = fw_cfg_add_u16(&pc->fw_cfg, FW_CFG_NOGRAPHIC, 1, err);
     if (!r)
         r = fw_cfg_add_file(&pc->fw_cfg, "etc/e820", map, (u32)(pc->e820.count * sizeof map[0]), err);
@@ -392,6 +394,7 @@ static int tables_up(struct pc *pc, struct error *err)
 
     const struct smbios_config smbios = {
         .name = pc->config.name,
+        .uuid = pc->config.uuid,
         .cpus = pc->config.cpus,
         .low_memory = pc->memory.low_size,
         .high_memory = pc->memory.high_size,

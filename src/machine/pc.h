@@ -10,6 +10,7 @@
 
 #include "backend/block/block.h"
 #include "backend/net/net.h"
+#include "base/uuid.h"
 #include "cpu/vm.h"
 #include "machine/loader.h"
 
@@ -35,6 +36,7 @@ struct pc_net {
 
 struct pc_config {
     const char *name;
+    u8 uuid[UUID_SIZE];
     const struct engine_ops *engine;
     const struct engine_ops *other; /* goes on when the engine fails; CPUID is what both can do; or NULL */
     const char *cpu_model;          /* see x86/cpuid.h */

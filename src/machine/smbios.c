@@ -79,7 +79,7 @@ static void firmware(struct builder *b)
 }
 
 /* Type 1, 7.2 */
-static void system_information(struct builder *b, const char *name)
+static void system_information(struct builder *b, const char *name, const u8 *uuid)
 {
     u8 *p = begin(b, 1, 27, 1);
 
@@ -87,7 +87,11 @@ static void system_information(struct builder *b, const char *name)
     p[5] = string(b, "Trapeze PC");
     p[6] = string(b, TRAPEZE_VERSION);
     p[7] = string(b, name);
-    p[24] = 6; /* woken by the power switch; the UUID stays zero: there is none */
+    put_le32(p + 8, get_be32(uuid)); /* 7.2.1: its first three fields are little-endian */
+    put_le16(p + 12, get_be16(uuid + 4));
+    put_le16(p + 14, get_be16(uuid + 6));
+    memcpy(p + 16, uuid + 8, 8);
+    p[24] = 6; /* woken by the power switch */
     end(b);
 }
 
@@ -194,7 +198,7 @@ int smbios_build(struct smbios *s, const struct smbios_config *config, u64 base,
     memset(s, 0, sizeof *s);
     s->len = SMBIOS_TABLES_AT;
     firmware(&b);
-    system_information(&b, config->name);
+    system_information(&b, config->name, config->uuid);
     chassis(&b);
     for (unsigned i = 0; i < config->cpus; i++)
         processor(&b, i);

@@ -9,6 +9,7 @@
 
 struct smbios_config {
     const char *name; /* of the machine: its serial number */
+    const u8 *uuid;   /* UUID_SIZE bytes */
     unsigned cpus;
     u64 low_memory, high_memory; /* bytes below and above 4 GiB */
 };

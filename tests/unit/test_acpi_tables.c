@@ -149,8 +149,9 @@ static void mcfg_names_the_ecam(void **state)
 static void smbios_structures_end_exactly_at_their_last(void **state)
 {
     static struct smbios s;
+    static const u8 uuid[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const struct smbios_config c = {
-        .name = "a", .cpus = 16, .low_memory = 3ull << 30, .high_memory = 1ull << 30};
+        .uuid = uuid, .name = "a", .cpus = 16, .low_memory = 3ull << 30, .high_memory = 1ull << 30};
     u32 i;
     unsigned processors = 0, type = 0;
 
