@@ -88,6 +88,41 @@ static void test_segment_types(void)
     gdt[SEL_FREE / 8] = 0;
 }
 
+/* The same code each time, so that nothing of FS may be taken for known. */
+static void __attribute__((noinline)) try_fs(u32 off, u32 *value)
+{
+    TRY("movl %%fs:(%1), %0", : "=r"(*value) : "r"(off));
+}
+
+static void test_segment_changes(void)
+{
+    u32 *page = alloc_page(), value;
+    page[0] = 0x1234, page[1] = 0x5678;
+    for (int n = 0; n < 3; n++) {
+        gdt[SEL_FREE / 8] = descriptor((word)page, 0xfffff, 0x93, 0xc);
+        __asm__ volatile("mov %w0, %%fs" : : "r"(SEL_FREE));
+        try_fs(0, &value);
+        EXPECT_NO_TRAP();
+        CHECK_EQ(value, 0x1234);
+        gdt[SEL_FREE / 8] = descriptor((word)page + 0x1004, 0xfffff, 0x93, 0xc);
+        __asm__ volatile("mov %w0, %%fs" : : "r"(SEL_FREE));
+        try_fs(0xfffff000, &value); /* wraps */
+        EXPECT_NO_TRAP();
+        CHECK_EQ(value, 0x5678);
+        gdt[SEL_FREE / 8] = descriptor((word)page, 3, 0x93, 0x4);
+        __asm__ volatile("mov %w0, %%fs" : : "r"(SEL_FREE));
+        try_fs(0, &value);
+        EXPECT_NO_TRAP();
+        CHECK_EQ(value, 0x1234);
+        try_fs(1, &value);
+        EXPECT_TRAP(GP, 0);
+        __asm__ volatile("mov %w0, %%fs" : : "r"(0));
+        try_fs(0, &value);
+        EXPECT_TRAP(GP, 0);
+    }
+    gdt[SEL_FREE / 8] = 0;
+}
+
 static void test_arpl_bound_into(void)
 {
     u32 v = 0x10, zf;
@@ -258,6 +293,13 @@ static void test_sysenter(void)
 /* --- paging --- */
 
 static u32 *page_dir, *page_table;
+static volatile word zero; /* address 0, which the compiler must not know */
+
+static void copy(u8 *to, const u8 *from, unsigned n)
+{
+    while (n--)
+        *to++ = *from++;
+}
 
 static void start_paging(void)
 {
@@ -318,6 +360,43 @@ static void test_paging_32(void)
     EXPECT_PF(PFEC_P | PFEC_RSVD, 0x30000000);
     page_dir[0x30000000 >> 22] = 0;
     stop_paging();
+}
+
+/* Code at the end of the 4 GiB goes on at 0: by a call's return address, by a jump, and within an
+ * instruction. */
+static void test_code_wraps(void)
+{
+    static const u8 call[] = {0xe8, 0x00, 0xff, 0xff, 0xff}; /* at fffffffb: to ffffff00 */
+    static const u8 inc_ret[] = {0x40, 0xc3};
+    static const u8 inc_jump[] = {0x40, 0xe9, 0x7a, 0xff, 0xff, 0xff}; /* at 0: to ffffff80 */
+    static const u8 mov_ret[] = {0xb8, 0x78, 0x56, 0x34, 0x12, 0xc3};  /* at fffffffd */
+    u8 *page = alloc_page(), *top = (u8 *)0xfffff000, saved[8];
+    u32 *table = alloc_page(), eax;
+    copy(saved, (u8 *)zero, sizeof saved);
+    start_paging();
+    table[1023] = (word)page | 3;
+    page_dir[1023] = (word)table | 3;
+    for (int n = 0; n < 6; n++) {
+        copy(page + 0xffb, call, sizeof call);
+        copy(page + 0xf00, inc_ret, sizeof inc_ret);
+        copy(page + 0xf80, inc_ret, sizeof inc_ret);
+        copy((u8 *)zero, inc_jump, sizeof inc_jump);
+        TRY("call *%1", : "=a"(eax) : "c"(top + 0xffb), "a"(0) : "memory");
+        EXPECT_NO_TRAP();
+        CHECK_EQ(eax, 3);
+        if (n % 3 < 2)
+            continue; /* the code stays as it is, too */
+        copy(page + 0xffd, mov_ret, 3);
+        copy((u8 *)zero, mov_ret + 3, 3);
+        for (int k = 0; k < 3; k++) {
+            TRY("call *%1", : "=a"(eax) : "c"(top + 0xffd), "a"(0) : "memory");
+            EXPECT_NO_TRAP();
+            CHECK_EQ(eax, 0x12345678);
+        }
+    }
+    page_dir[1023] = 0;
+    stop_paging();
+    copy((u8 *)zero, saved, sizeof saved);
 }
 
 static void test_paging_pae(void)
@@ -590,6 +669,7 @@ const struct test tests[] = {
     {"segment_limits", test_segment_limits},
     {"expand_down", test_expand_down},
     {"segment_types", test_segment_types},
+    {"segment_changes", test_segment_changes},
     {"arpl_bound_into", test_arpl_bound_into},
     {"decimal", test_decimal},
     {"user", test_user},
@@ -597,6 +677,7 @@ const struct test tests[] = {
     {"conforming", test_conforming},
     {"sysenter", test_sysenter},
     {"paging_32", test_paging_32},
+    {"code_wraps", test_code_wraps},
     {"paging_pae", test_paging_pae},
     {"task_jump", test_task_jump},
     {"task_call", test_task_call},
