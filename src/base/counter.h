@@ -20,9 +20,10 @@
     X(exits_request, "exits for interrupts and other requests")          \
     X(exits_lookup, "exits to a target without code")                    \
     X(handler_calls, "calls of the interpreter from translated code")    \
+    X(handler_decodes, "instructions decoded for these")                 \
     X(links, "exits linked to their targets")                            \
     X(translations_stale, "translations that a write made stale")        \
-    X(code_flushes, "times all translations were dropped")               \
+    X(code_evictions, "times the oldest translations were dropped")      \
     X(blocks_decoded, "blocks decoded")                                  \
     X(blocks_invalidated, "blocks dropped after a write")                \
     X(tlb_misses, "walks of page tables by the software TLB")            \

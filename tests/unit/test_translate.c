@@ -135,11 +135,11 @@ static void division_by_zero_in_a_loop_is_a_fault(void **state)
     assert_int_equal(GPR(m, RSI), 100);
 }
 
-static void a_full_cache_is_emptied_and_filled_again(void **state)
+static void code_is_dropped_and_made_again(void **state)
 {
     struct machine *m = *state;
-    for (unsigned n = 0; n < 20; n++) {
-        translator(m)->full = true;
+    for (unsigned n = 0; n < 3 * REGIONS_MAX; n++) {
+        code_next_region(translator(m));
         m->s->rip = CODE_AT;
         machine_run_program(m, p_loop);
         assert_int_equal(GPR(m, RAX), 100000ull * 100001 / 2);
@@ -186,7 +186,7 @@ int main(void)
         T(one_translation_serves_a_page_at_two_addresses),
         T(a_fault_in_a_loop_has_the_state_of_its_instruction),
         T(division_by_zero_in_a_loop_is_a_fault),
-        T(a_full_cache_is_emptied_and_filled_again),
+        T(code_is_dropped_and_made_again),
         cmocka_unit_test(the_smallest_cache_has_room_for_a_block),
         T(a_vector_stored_beside_the_code_is_stored_once),
     };

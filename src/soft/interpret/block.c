@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "base/mapping.h"
 
-#define ARENA_SIZE (64u << 20)
+#define ARENA_SIZE (64u << 20) /* of addresses; p->arena_size of it are used */
 #define WRITES_BEFORE_UNMARK 32
 #define WRITES_BESIDE 64u /* writes beside code are worth one to it */
 #define BLOCK_MAX_BYTES (BLOCK_MAX_INSNS * 15u)
@@ -38,6 +38,7 @@ int block_cache_init(struct interpret_private *p, struct error *err)
         p->arena = NULL;
         return error_set_errno(err, errno, "cannot map the block cache");
     }
+    p->arena_size = ARENA_SIZE;
     return 0;
 }
 
@@ -65,14 +66,23 @@ void block_cache_flush(struct soft_cpu *c)
 static void make_room(struct soft_cpu *c)
 {
     struct interpret_private *p = c->interpret;
-    if (p->arena_used + BLOCK_MAX_SIZE > ARENA_SIZE || native_cache_full(p->native))
+    if (p->arena_used + BLOCK_MAX_SIZE > p->arena_size || native_cache_full(p->native))
         block_cache_flush(c);
+}
+
+static u64 hash_of(u64 gpa, u32 mode)
+{
+    return (gpa ^ (u64)mode << 40) * 0x9e3779b97f4a7c15ull;
 }
 
 static struct block **bucket(struct interpret_private *p, u64 gpa, u32 mode)
 {
-    u64 h = (gpa ^ (u64)mode << 40) * 0x9e3779b97f4a7c15ull;
-    return &p->hash[h >> (64 - BLOCK_HASH_BITS)];
+    return &p->hash[hash_of(gpa, mode) >> (64 - BLOCK_HASH_BITS)];
+}
+
+u8 *block_heat(struct soft_cpu *c, u64 gpa, u32 mode)
+{
+    return &c->interpret->heat[hash_of(gpa, mode) >> (64 - BLOCK_HEAT_BITS)];
 }
 
 /* Takes the block out of the hash: whoever finds it good puts it back in front. */
@@ -311,17 +321,20 @@ static NOINLINE struct block *get_slow(struct soft_cpu *c, u64 la, u64 gpa, u32 
         return b;
     }
     c->vcpu->counters.blocks_invalidated++;
-    u32 epoch = c->interpret->epoch;
-    struct translation *old = b->code ? b->code : b->old_code;
-    b = make(c, la, gpa, (u64)off, mode);
-    if (epoch == c->interpret->epoch)
-        b->old_code = old;
-    return b;
+    *block_heat(c, gpa, mode) = 0;
+    return make(c, la, gpa, (u64)off, mode);
 }
 
-struct block *block_get(struct soft_cpu *c, u32 single)
+bool block_usable(struct soft_cpu *c, struct block *b, u64 la)
 {
-    u64 la = c->s->rip, gpa;
+    if (likely(b->gpa2 == BLOCK_NO_PAGE && block_valid(b)))
+        return true;
+    return !c->interpret->uncached && usable(c, b, la, (u64)memory_ram_offset(c->vcpu->vm->memory, b->gpa));
+}
+
+struct block_place block_place(struct soft_cpu *c)
+{
+    u64 la = c->s->rip;
     if (!(c->mode & SOFT_MODE_CODE64)) {
         const struct x86_segment *cs = &c->s->seg[X86_CS];
         if (unlikely(la > cs->limit)) {
@@ -331,12 +344,16 @@ struct block *block_get(struct soft_cpu *c, u32 single)
         la = (u32)(la + cs->base);
     }
     const struct soft_tlb_entry *e = soft_tlb_entry(c, la);
-    if (likely(e->exec == ((la & PAGE_MASK) | c->ctx))) {
-        gpa = (e->gpa & PAGE_MASK) | (la & ~PAGE_MASK);
-    } else {
-        c->insn_rip = c->s->rip;
-        gpa = soft_fetch_gpa(c, la);
-    }
+    if (likely(e->exec == ((la & PAGE_MASK) | c->ctx)))
+        return (struct block_place){la, (e->gpa & PAGE_MASK) | (la & ~PAGE_MASK)};
+    c->insn_rip = c->s->rip;
+    return (struct block_place){la, soft_fetch_gpa(c, la)};
+}
+
+struct block *block_get(struct soft_cpu *c, u32 single)
+{
+    struct block_place at = block_place(c);
+    u64 la = at.la, gpa = at.gpa;
     struct block *b = *bucket(c->interpret, gpa, c->mode | single);
     if (likely(b && b->gpa == gpa && b->mode == (c->mode | single) && b->gpa2 == BLOCK_NO_PAGE &&
                block_valid(b)))

@@ -88,9 +88,6 @@ struct block {
     u32 mode;                              /* soft_mode_bits | BLOCK_SINGLE */
     u16 len;                               /* in bytes */
     u16 count;                             /* instructions, without the closing pseudo instruction */
-    u32 heat;                              /* translate/: how often it was run without ... */
-    struct translation *code;              /* ... this, or NULL */
-    struct translation *old_code;          /* of the block here before, whose bytes were others; or NULL */
     const u8 *bytes;                       /* copy of the code */
     struct insn insn[];
 };
@@ -98,6 +95,7 @@ struct block {
 #define BLOCK_SINGLE (1u << 31) /* key of blocks of just one instruction */
 
 #define BLOCK_HASH_BITS 16
+#define BLOCK_HEAT_BITS 17
 #define WRITTEN_PAGES 64
 
 /* Counts writes to a page of code since it was last executed; see soft_code_written(). */
@@ -115,7 +113,7 @@ struct interpret_private {
     struct native_cache *native;
     struct block **hash;
     u8 *arena;
-    size_t arena_used;
+    size_t arena_size, arena_used;
     u32 epoch;             /* changes when all blocks are dropped */
     struct block *scratch; /* uncached block: code outside RAM, or whose copy is of no use */
     u32 pauses;            /* PAUSE instructions executed */
@@ -124,6 +122,7 @@ struct interpret_private {
     bool uncached;         /* every block is: others write to RAM without notice */
     bool exclusive;        /* inside an exclusive section: to be ended after a fault */
     struct written_page written[WRITTEN_PAGES];
+    u8 heat[1 << BLOCK_HEAT_BITS]; /* for translate/: see block_heat() */
 };
 
 /* --- block.c --- */
@@ -140,8 +139,26 @@ static ALWAYS_INLINE bool block_valid(const struct block *b)
     return atomic_load_explicit(b->gen_now, memory_order_acquire) == b->gen;
 }
 
+/*
+ * How often what is at @gpa was run, counted by who wants to know; 0 after its bytes have changed. It
+ * outlives the block. Addresses may share one.
+ */
+u8 *block_heat(struct soft_cpu *c, u64 gpa, u32 mode);
+
 /* Drops every block; p->epoch changes. */
 void block_cache_flush(struct soft_cpu *c);
+
+/* Linear and guest-physical address of the code at rip. Raises #PF, #GP. */
+struct block_place {
+    u64 la, gpa;
+};
+struct block_place block_place(struct soft_cpu *c);
+
+/*
+ * Is @b, a block or as much of one as tells what it was made from, (still, or again) what the guest has at
+ * @la, in RAM? Raises #PF for a second page.
+ */
+bool block_usable(struct soft_cpu *c, struct block *b, u64 la);
 
 /* --- run.c: what the engines on top of the interpreter share --- */
 

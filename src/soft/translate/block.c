@@ -8,32 +8,14 @@
 
 /* --- handlers of the interpreter (T4) --- */
 
-static H(group_end)
+void call_handlers(struct translator *x, unsigned first, unsigned count)
 {
-    s->rip = insn_rip(c, i);
-    DONE;
-}
-
-struct translate_group *make_group(struct translator *x, unsigned first, unsigned count)
-{
-    struct translate_cpu *t = x->t;
-    struct translate_group *g = (struct translate_group *)(t->arena + t->arena_used);
-    t->arena_used += ALIGN_UP(sizeof *g + (count + 1) * sizeof(struct insn), 64);
-    const struct insn *i = &x->b->insn[first];
-    memcpy(g->insn, i, count * sizeof *i);
-    for (unsigned n = 0; n < count; n++)
-        if (i[n].flags & INSN_BRANCH)
-            g->insn[n].link = NULL;
-    g->block_off = (u64)x->block_off;
-    g->stop = &g->insn[count];
-    *g->stop = (struct insn){.fn = group_end, .off = (u16)(i[count - 1].off + i[count - 1].len)};
-    return g;
-}
-
-void call_group(struct translator *x, struct translate_group *g)
-{
-    emit_mov_imm64(x->e, HOST_A, (u64)(uintptr_t)g);
-    emit_call_to(x->e, x->t->thunk.handlers);
+    const struct translate_cpu *t = x->t;
+    u32 off = (u32)x->block_off + x->b->insn[first].off;
+    emit_mov_imm32(x->e, HOST_A, translation_number(t, x->code) << PAGE_SHIFT | off);
+    if (count > 1)
+        emit_mov_imm32(x->e, HOST_C, count);
+    emit_call_to(x->e, count > 1 ? t->thunk.handlers : t->thunk.handler);
 }
 
 struct slow_path *slow_path(struct translator *x)
@@ -64,7 +46,7 @@ static void emit_slow_paths(struct translator *x)
         if (!x->live[p->index])
             flags_redo(x, &x->recipe[p->index]);
         vector_pointers(x, &p->x87);
-        call_group(x, make_group(x, p->index, p->count));
+        call_handlers(x, p->index, p->count);
         vector_emit_return(x, p);
         if (p->reload)
             emit_load_flags(x->e);
@@ -266,7 +248,7 @@ static void emit_handler_run(struct translator *x, unsigned first, unsigned coun
 {
     vector_flush(x);
     flags_save(x);
-    call_group(x, make_group(x, first, count));
+    call_handlers(x, first, count);
     x->vector_known = 0;
     x->flags_in_host = false;
     x->flags_saved = true;
@@ -302,7 +284,7 @@ static void emit_crossing_check(struct translator *x, u32 slot)
 {
     struct emit *e = x->e;
     flags_save(x);
-    emit_mov_imm64(e, HOST_A, (u64)(uintptr_t)x->b);
+    emit_mov_imm64(e, HOST_A, (u64)(uintptr_t)x->code->block);
     emit_op_rm(e, false, 0x8b, HOST_C, at(HOST_A, offsetof(struct block, gen2)));
     emit_load(e, HOST_D, at(HOST_A, offsetof(struct block, gen_now2)));
     emit_op_rm(e, false, 0x3b, HOST_C, at(HOST_D, 0));
@@ -323,7 +305,7 @@ static void emit_body(struct translator *x, struct translation *code)
     x->flags_in_host = !x->starts_saved;
     x->flags_saved = x->starts_saved;
     if (x->b->gpa2 != BLOCK_NO_PAGE) {
-        code->slot = x->t->slot_count++;
+        code->slot = code_region(x->t)->slots_used++;
         x->t->slots[code->slot] = (struct translate_slot){.off = x->block_off};
         emit_crossing_check(x, code->slot);
     }
@@ -344,15 +326,9 @@ static void emit_body(struct translator *x, struct translation *code)
     }
 }
 
-void translate_block(struct translate_cpu *t, struct block *b)
+struct translation *translate_block(struct translate_cpu *t, const struct block *b)
 {
     struct emit *e = &t->emit;
-    if (e->at + TRANSLATE_BLOCK_CODE > e->end || t->arena_used + TRANSLATE_BLOCK_ARENA > t->arena_size ||
-        t->exit_count + TRANSLATE_BLOCK_EXITS > TRANSLATE_EXITS_MAX ||
-        t->slot_count + TRANSLATE_BLOCK_EXITS > TRANSLATE_SLOTS_MAX) {
-        t->full = true;
-        return;
-    }
     struct translator x;
     memset(&x, 0, offsetof(struct translator, decoded));
     x.t = t;
@@ -362,9 +338,7 @@ void translate_block(struct translate_cpu *t, struct block *b)
     x.word = x.wide ? 8 : 4;
     x.block_off = (i32)(b->gpa & ~PAGE_MASK);
     decode_all(&x);
-    struct translation *code = (struct translation *)(t->arena + t->arena_used);
-    t->arena_used += ALIGN_UP(sizeof *code, 64);
-    *code = (struct translation){0};
+    struct translation *code = x.code = translation_new(t, b);
     u8 *start = e->at;
     struct stale_jumps to_stale = {0};
     x.starts_saved = saves_first(&x);
@@ -377,11 +351,10 @@ void translate_block(struct translate_cpu *t, struct block *b)
     emit_stale(&x, code, &to_stale);
     for (enum entry n = 0; n < ENTRIES; n++)
         memcpy(code->original[n], code->entry[n], ENTRY_PATCH);
-    code->block = b;
     code->start = start + e->to_exec;
     code->size = (u32)(e->at - start);
-    b->code = code;
     t->soft.vcpu->counters.blocks_translated++;
     if (trace_on(translate))
-        translate_dump(t, b, t->soft.s->rip, &x, dump_trace);
+        translate_dump(t, code, t->soft.s->rip, &x, dump_trace);
+    return code;
 }

@@ -10,8 +10,9 @@ static u32 new_exit(struct translator *x, struct translate_exit exit)
     struct translate_cpu *t = x->t;
     if (t->options.no_chaining)
         return 0;
-    t->exits[++t->exit_count] = exit;
-    return t->exit_count;
+    u32 number = code_region(t)->exits_used++;
+    t->exits[number] = exit;
+    return number;
 }
 
 /* To the run loop, which may patch the jump when the target in this page has code (T6). */
@@ -19,10 +20,11 @@ static void leave_linked(struct translator *x, const struct way_out *w)
 {
     const struct translate_cpu *t = x->t;
     bool saved = w->entry == ENTRY_SAVED || w->entry == ENTRY_SAVED_CHECKED;
-    u32 number = new_exit(x, (struct translate_exit){.patch = w->jump,
-                                                     .gpa = (x->b->gpa & PAGE_MASK) + (u64)w->off,
-                                                     .mode = x->b->mode,
-                                                     .entry = w->entry});
+    u32 number = new_exit(x, (struct translate_exit){.patch = (u32)(w->jump - t->code),
+                                                     .unlinked = (u32)(x->e->at - t->code),
+                                                     .from = translation_number(t, x->code),
+                                                     .off = (u16)w->off,
+                                                     .entry = (u8)w->entry});
     emit_set_target(w->jump, x->e->at);
     emit_mov_imm32(x->e, HOST_C, (u32)w->off);
     emit_mov_imm32(x->e, HOST_D, number);
@@ -56,7 +58,7 @@ static void leave_page(struct translator *x, i32 off)
         leave_saved(x, off);
         return;
     }
-    u32 slot = t->slot_count++;
+    u32 slot = code_region(t)->slots_used++;
     t->slots[slot] = (struct translate_slot){.off = off};
     emit_load(e, HOST_A, CPU(page_rip));
     emit_op_rm(e, true, 0x03, HOST_A, CPU(map_key));

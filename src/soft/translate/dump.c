@@ -52,16 +52,18 @@ static void dump_guest(struct translate_cpu *t, const struct block *b, u64 rip, 
                        dump_line *out)
 {
     const ZydisDecoder *d = &t->soft.interpret->decoder[b->mode & SOFT_MODE_CODE64 ? 0 : 1];
-    for (unsigned n = 0; n < b->count; n++) {
-        const struct insn *i = &b->insn[n];
+    unsigned off = 0, len;
+    for (unsigned n = 0; n < b->count && off < b->len; n++, off += len) {
         char bytes[48], text[96] = "(undecodable)";
-        hex(bytes, sizeof bytes, b->bytes + i->off, i->len);
-        disassemble(d, b->bytes + i->off, i->len, rip + i->off, text, sizeof text);
+        len = disassemble(d, b->bytes + off, b->len - off, rip + off, text, sizeof text);
+        if (!len)
+            len = b->len - off;
+        hex(bytes, sizeof bytes, b->bytes + off, len);
         if (x)
             say(out, "  %c%c %" PRIx64 " %-31s %s", x->native[n] ? 'n' : 'h', x->live[n] ? 'F' : '-',
-                rip + i->off, bytes, text);
+                rip + off, bytes, text);
         else
-            say(out, "  %" PRIx64 " %-31s %s", rip + i->off, bytes, text);
+            say(out, "  %" PRIx64 " %-31s %s", rip + off, bytes, text);
     }
 }
 
@@ -80,14 +82,13 @@ static void dump_host(const struct translation *code, dump_line *out)
     }
 }
 
-void translate_dump(struct translate_cpu *t, const struct block *b, u64 rip, const struct translator *x,
-                    dump_line *out)
+void translate_dump(struct translate_cpu *t, const struct translation *code, u64 rip,
+                    const struct translator *x, dump_line *out)
 {
+    const struct block *b = code->block;
     say(out, "block at 0x%" PRIx64 ", gpa 0x%" PRIx64 ", mode 0x%x: %u instructions%s", rip, b->gpa, b->mode,
         b->count, x ? " (n native, h handler; F flags are live before)" : "");
     dump_guest(t, b, rip, x, out);
-    if (!b->code)
-        return;
-    say(out, "  host code at %p, %u bytes", b->code->start, b->code->size);
-    dump_host(b->code, out);
+    say(out, "  host code at %p, %u bytes", code->start, code->size);
+    dump_host(code, out);
 }

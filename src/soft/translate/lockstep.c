@@ -342,7 +342,7 @@ static void report_trail(const struct lockstep *l)
 }
 
 /* What the interpreter has is shown from where it first came to the same address. */
-static void report(struct translate_cpu *t, const struct block *b, bool native)
+static void report(struct translate_cpu *t, const struct translation *code, bool native)
 {
     struct soft_cpu *c = &t->soft;
     struct lockstep *l = c->lockstep;
@@ -359,7 +359,7 @@ static void report(struct translate_cpu *t, const struct block *b, bool native)
     for (unsigned n = 0; n < l->page_count; n++)
         report_page(&l->page[n]);
     report_trail(l);
-    translate_dump(t, b, l->start.rip, NULL, dump_error);
+    translate_dump(t, code, l->start.rip, NULL, dump_error);
 }
 
 /* --- entry --- */
@@ -406,23 +406,23 @@ static bool chosen(const struct translate_cpu *t, struct translation *code)
     return code->runs++ < 16 || code->runs % t->options.lockstep == 0;
 }
 
-bool lockstep_run(struct translate_cpu *t, struct block *b, u32 *left_by)
+bool lockstep_run(struct translate_cpu *t, struct translation *code, u32 *left_by)
 {
     struct soft_cpu *c = &t->soft;
     bool agreed = false, native;
     t->budget = ~0u;
-    if (!chosen(t, b->code))
+    if (!chosen(t, code))
         return false;
     begin(t);
-    native = b->code->runs & 1;
+    native = code->runs & 1;
     for (unsigned n = 0; n < ATTEMPTS && !agreed; n++) {
         if (n)
             undo(c);
         c->vcpu->counters.lockstep_runs++;
-        agreed = run_both(t, translation_entry(t, b->code, ENTRY_SAVED), native, left_by);
+        agreed = run_both(t, translation_entry(t, code, ENTRY_SAVED), native, left_by);
     }
     if (!agreed) {
-        report(t, b, native);
+        report(t, code, native);
         undo(c);
         end(t);
         give_up(c);

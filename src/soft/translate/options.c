@@ -4,7 +4,7 @@
 #include "soft/translate/translate-internal.h"
 
 static const struct translate_options defaults = {
-    .threshold = 16, .code_size = 32u << 20, .lockstep_blocks = 4};
+    .threshold = 16, .code_size = 64u << 20, .lockstep_blocks = 4};
 
 struct word {
     const char *word;

@@ -13,38 +13,9 @@ static struct translate_cpu *of(struct soft_cpu *c)
     return container_of(c, struct translate_cpu, soft);
 }
 
-/* What was found by linear address or for a mapping. */
-static void forget_addresses(struct translate_cpu *t)
-{
-    memset(t->jump_cache, 0, sizeof t->jump_cache);
-    for (u32 n = 0; n < t->slot_count; n++)
-        t->slots[n].key = 0;
-    t->soft.shadow_sp = t->soft.shadow_top;
-    t->map_epoch = t->soft.map_epoch;
-}
-
 static u64 ram_pages(const struct translate_cpu *t)
 {
     return t->soft.vcpu->vm->memory->ram_size >> PAGE_SHIFT;
-}
-
-/* Forgets all code. No block refers to it any more: they were dropped, too. */
-static void reset(struct translate_cpu *t)
-{
-    forget_addresses(t);
-    t->emit.at = t->after_thunks;
-    t->arena_used = 0;
-    t->exit_count = t->slot_count = 0;
-    t->full = false;
-    t->epoch = t->soft.interpret->epoch;
-    t->soft.vcpu->counters.code_flushes++;
-    for (unsigned n = 0; n < ARRAY_SIZE(t->code_cache); n++)
-        t->code_cache[n].key = ~0ull;
-    for (u64 page = 0; page < ram_pages(t); page++)
-        if (atomic_load_explicit(&t->watch.interest[page], memory_order_relaxed)) {
-            atomic_store(&t->watch.interest[page], 0);
-            t->by_page[page] = NULL;
-        }
 }
 
 static bool translatable(const struct translate_cpu *t, const struct block *b)
@@ -79,77 +50,70 @@ static void serve_writes(struct translate_cpu *t)
             page_written(t, page);
 }
 
-/* @b is what its page holds now: may its code run? A write that comes meanwhile is told of, or seen here. */
-static bool make_current(struct translate_cpu *t, struct block *b)
+/* May @code, which was found for rip, run? A write that comes meanwhile is told of, or seen here. */
+static bool make_current(struct translate_cpu *t, struct translation *code, u64 la)
 {
+    struct block *b = code->block;
     u64 page = (u64)(b->gen_now - t->soft.vcpu->vm->memory->page_gen);
-    if (b->code->link)
+    if (!block_usable(&t->soft, b, la))
+        return false;
+    if (code->link)
         return true;
     atomic_store(&t->watch.interest[page], 1);
-    translation_restore(t, b->code, page);
+    translation_restore(t, code, page);
     if (block_valid(b))
         return true;
-    translation_make_stale(t, b->code);
+    translation_make_stale(t, code);
     return false;
 }
 
 /* --- running --- */
 
-static void link_to(struct translate_cpu *t, u32 number, struct translation *code)
-{
-    t->soft.vcpu->counters.links++;
-    struct translate_exit *x = &t->exits[number];
-    emit_set_target(x->patch, code->entry[x->entry]);
-    x->next = code->links;
-    code->links = number;
-}
-
-/* T6: what leads to @from, whose bytes are gone, leads to @to. */
-static void move_links(struct translate_cpu *t, struct translation *from, struct translation *to)
-{
-    u32 next;
-    for (u32 n = from->links; n; n = next) {
-        next = t->exits[n].next;
-        link_to(t, n, to);
-    }
-    from->links = 0;
-}
-
-/* Torture: some translations fail, and every so often all code goes. */
+/* Torture: some translations fail, and every so often a region goes. */
 static bool refused(struct translate_cpu *t)
 {
     const struct translate_options *o = &t->options;
     t->tries++;
     if (o->flush && t->tries % o->flush == 0)
-        t->full = true;
+        code_next_region(t);
     return o->fail && t->tries % o->fail == 0;
 }
 
-/* The block at rip; all blocks and code are dropped before when there is no room for more code. */
-static struct block *next_block(struct translate_cpu *t)
+static bool hot(struct translate_cpu *t, const struct block *b)
 {
-    struct soft_cpu *c = &t->soft;
-    if (t->full)
-        block_cache_flush(c);
-    struct block *b = block_get(c, 0);
-    if (t->epoch != c->interpret->epoch)
-        reset(t);
-    if (!b->code && translatable(t, b) && ++b->heat >= t->options.threshold && !refused(t)) {
-        translate_block(t, b);
-        if (b->code && b->old_code) {
-            move_links(t, b->old_code, b->code);
-            b->old_code = NULL;
-        }
-    }
-    return b;
+    u8 *heat = block_heat(&t->soft, b->gpa, b->mode);
+    if (*heat < t->options.threshold)
+        ++*heat;
+    return translatable(t, b) && *heat >= t->options.threshold && !refused(t);
 }
 
-/* T6: from the exit by which the last run left straight to @b. */
-static void link_exit(struct translate_cpu *t, u32 number, const struct block *b)
+/* Code for rip, or NULL and the block that is there. */
+static struct translation *next_code(struct translate_cpu *t, struct block **b)
+{
+    struct soft_cpu *c = &t->soft;
+    struct block_place at = block_place(c);
+    struct translation *code = translation_find(t, at.gpa, c->mode);
+    if (code && make_current(t, code, at.la))
+        return code;
+    *b = block_get(c, 0);
+    if (!hot(t, *b))
+        return NULL;
+    if (!code_room(t))
+        code_next_region(t);
+    code = translate_block(t, *b);
+    translation_enter(t, code);
+    return make_current(t, code, at.la) ? code : NULL;
+}
+
+/* T6: from the exit by which the last run left straight to @code. */
+static void link_left(struct translate_cpu *t, u32 number, struct translation *code)
 {
     const struct translate_exit *x = &t->exits[number];
-    if (number && x->gpa == b->gpa && x->mode == b->mode)
-        link_to(t, number, b->code);
+    if (!number)
+        return;
+    const struct block *from = translation_at(t, x->from)->block, *to = code->block;
+    if ((from->gpa & PAGE_MASK) + x->off == to->gpa && from->mode == to->mode)
+        exit_link(t, number, code);
 }
 
 /* T8: the block was found good for the mapping of both pages. */
@@ -161,28 +125,17 @@ static void note_second_page(struct translate_cpu *t, const struct translation *
     t->slots[code->slot].key = page + c->map_key;
 }
 
-/* Where code is looked for: the emitted lookups do the same (emit_cache_index(), emit_lookup()). */
-static struct jump_cache_entry *jump_cache_entry(struct translate_cpu *t, u64 la)
-{
-    return &t->jump_cache[(la ^ (u32)la >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)];
-}
-
-static struct code_cache_entry *code_cache_entry(struct translate_cpu *t, u64 key)
-{
-    return &t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)];
-}
-
 /* T7: the block will be found by the address that it has now. */
-static void note_address(struct translate_cpu *t, const struct block *b)
+static void note_address(struct translate_cpu *t, const struct translation *code)
 {
     struct soft_cpu *c = &t->soft;
-    u64 rip = c->s->rip, key = b->gpa ^ c->mode_key;
-    void *code = translation_entry(t, b->code, ENTRY_SAVED_CHECKED);
+    u64 rip = c->s->rip, key = code->block->gpa ^ c->mode_key;
+    void *entry = translation_entry(t, code, ENTRY_SAVED_CHECKED);
     soft_note_executed(c, rip);
-    if (b->gpa2 != BLOCK_NO_PAGE)
-        note_second_page(t, b->code);
-    *code_cache_entry(t, key) = (struct code_cache_entry){key, code};
-    *jump_cache_entry(t, rip) = (struct jump_cache_entry){rip, c->map_key, code, 0};
+    if (code->block->gpa2 != BLOCK_NO_PAGE)
+        note_second_page(t, code);
+    *code_cache_entry(t, key) = (struct code_cache_entry){key, entry};
+    *jump_cache_entry(t, rip) = (struct jump_cache_entry){rip, c->map_key, entry, 0};
 }
 
 void *translate_find(struct translate_cpu *t, u64 la)
@@ -218,18 +171,18 @@ static void count_exit(struct soft_cpu *c, u32 left_by)
         n->exits_lookup++;
 }
 
-static u32 run_translated(struct translate_cpu *t, struct block *b)
+static u32 run_translated(struct translate_cpu *t, struct translation *code)
 {
     struct soft_cpu *c = &t->soft;
-    note_address(t, b);
+    note_address(t, code);
     if (unlikely(t->map_epoch != c->map_epoch))
         forget_addresses(t);
     c->page_rip = c->s->rip & PAGE_MASK;
     c->vcpu->counters.blocks_run++;
     u32 left_by;
-    if (t->lockstep && lockstep_run(t, b, &left_by))
+    if (t->lockstep && lockstep_run(t, code, &left_by))
         return left_by;
-    left_by = t->thunk.enter(c, translation_entry(t, b->code, ENTRY_SAVED));
+    left_by = t->thunk.enter(c, translation_entry(t, code, ENTRY_SAVED));
     translate_cut_rip(c);
     count_exit(c, left_by);
     return left_by;
@@ -267,15 +220,16 @@ static void run_blocks(struct soft_cpu *c)
     u32 left_by = 0;
     c->mode_key = (u64)c->mode << 52;
     for (bool first = true; go_on(t, first); first = false) {
-        u32 epoch = t->epoch;
+        u32 evictions = t->evictions;
+        struct block *cold;
         flags_publish(c, c->s); /* the fetch may raise */
-        struct block *b = next_block(t);
-        if (b->code && make_current(t, b)) {
-            if (epoch == t->epoch)
-                link_exit(t, left_by, b);
-            left_by = run_translated(t, b);
+        struct translation *code = next_code(t, &cold);
+        if (code) {
+            if (evictions == t->evictions)
+                link_left(t, left_by, code);
+            left_by = run_translated(t, code);
         } else {
-            run_interpreted(c, b);
+            run_interpreted(c, cold);
             c->vcpu->counters.blocks_interpreted++;
             left_by = 0;
         }
@@ -321,6 +275,7 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
         return rc;
     }
     t->soft.interpret->run_blocks = run_blocks;
+    t->soft.interpret->arena_size = TRANSLATE_COLD_ARENA;
     if (t->options.block_insns)
         t->soft.interpret->max_insns = MIN(t->options.block_insns, (u32)BLOCK_MAX_INSNS);
     vector_init(&t->soft);
@@ -328,7 +283,6 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     t->bmi2 = __builtin_cpu_supports("bmi2");
     t->page_mask = PAGE_MASK;
     t->index_mask = (u64)(SOFT_TLB_SIZE - 1) << PAGE_SHIFT;
-    reset(t);
     return 0;
 }
 

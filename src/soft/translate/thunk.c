@@ -93,41 +93,51 @@ static void emit_leave(struct translate_cpu *t)
     emit_return(e);
 }
 
+/* False: on to the run loop, or to other code. Raises. */
+static bool run_handlers(struct soft_cpu *c, u32 id, u32 count)
+{
+    struct translate_cpu *t = container_of(c, struct translate_cpu, soft);
+    for (;;) {
+        struct handler_insn *h = handler_insn(t, id);
+        c->vcpu->counters.handler_calls++;
+        c->block_rip = c->page_rip + (id & (PAGE_SIZE - 1));
+        struct insn *last = h->insn[0].fn(c, h->insn, c->s, 0);
+        c->cur = NULL;
+        if (last != &h->insn[1] || c->stop_block)
+            return false;
+        if (--count == 0)
+            return true;
+        id += h->insn[0].len;
+    }
+}
+
 static void emit_handlers(struct translate_cpu *t)
 {
     struct emit *e = &t->emit;
+    t->thunk.handler = e->at;
+    emit_mov_imm32(e, HOST_C, 1);
     t->thunk.handlers = e->at;
+    emit_store(e, CPU(scratch[0]), HOST_A);
+    emit_store(e, CPU(scratch[1]), HOST_C);
     emit_vector_save(t);
     emit_lea(e, HOST_C, at(HOST_SP, 8));
     emit_store(e, CPU(shadow_sp), HOST_C);
     emit_load(e, HOST_SP, CPU(host_sp));
-    emit_op_ri(e, true, 5, HOST_SP, 16);
-    emit_store(e, at(HOST_SP, 0), HOST_A);
     emit_load(e, HOST_D, CPU(s));
     spill(e, HOST_D, HOST_C);
-    emit_load(e, HOST_C, CPU(vcpu));
-    emit_op_rm(e, true, 0xff, 0, at(HOST_C, (i32)offsetof(struct vcpu, counters.handler_calls))); /* inc */
-    emit_load(e, HOST_C, at(HOST_A, offsetof(struct translate_group, block_off)));
-    emit_op_rm(e, true, 0x03, HOST_C, CPU(page_rip));
-    emit_store(e, CPU(block_rip), HOST_C);
-    emit_lea(e, 6, at(HOST_A, offsetof(struct translate_group, insn)));
-    emit_mov(e, 7, HOST_CPU);
-    emit_op_rr(e, false, 0x31, HOST_C, HOST_C);
-    emit_bytes(e, "\xff\x16", 2); /* call [rsi] */
-    emit_load(e, HOST_C, at(HOST_SP, 0));
-    emit_op_ri(e, true, 0, HOST_SP, 16);
-    emit_rm(e, &(struct encoding){.w = true, .opcode = 0xc7, .imm_len = 4}, CPU(cur));
-    emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_C, offsetof(struct translate_group, stop)));
-    u8 *other = emit_jump(e, CC_NE);
-    emit_rm(e, &(struct encoding){.opcode = 0x80, .reg = 7, .imm_len = 1}, CPU(stop_block));
-    u8 *stop = emit_jump(e, CC_NE);
+    emit_load(e, 6 /* rsi */, CPU(scratch[0]));
+    emit_load(e, HOST_D, CPU(scratch[1]));
+    emit_mov(e, 7 /* rdi */, HOST_CPU);
+    emit_mov_imm64(e, HOST_A, (u64)(uintptr_t)run_handlers);
+    emit_bytes(e, "\xff\xd0", 2); /* call rax */
+    emit_bytes(e, "\x84\xc0", 2); /* test al, al */
+    u8 *other = emit_jump(e, CC_E);
     emit_load(e, HOST_D, CPU(s));
     reload(e, HOST_D, HOST_A);
     emit_load(e, HOST_SP, CPU(shadow_sp));
     emit_lea(e, HOST_SP, at(HOST_SP, -8));
     emit8(e, 0xc3);
     emit_set_target(other, e->at);
-    emit_set_target(stop, e->at);
     u8 *leave = system_emit_resume(e);
     emit_mov(e, HOST_C, HOST_A);
     emit_load(e, HOST_D, CPU(s));
@@ -312,7 +322,8 @@ static int pages_init(struct translate_cpu *t, struct error *err)
 {
     struct memory *m = t->soft.vcpu->vm->memory;
     t->by_page = calloc(m->ram_size >> PAGE_SHIFT, sizeof *t->by_page);
-    if (!t->by_page)
+    t->hash = calloc(1u << TRANSLATION_HASH_BITS, sizeof *t->hash);
+    if (!t->by_page || !t->hash)
         return error_set(err, ENOMEM, "no memory for the list of translated pages");
     t->watch.kick = &t->soft.kick;
     return memory_watch_add(m, &t->watch, err);
@@ -322,7 +333,7 @@ int translate_code_init(struct translate_cpu *t, struct error *err)
 {
     CLEANUP_CLOSE int fd = memfd_create("trapeze-code", MFD_CLOEXEC);
     t->code_size = MAX(t->options.code_size, TRANSLATE_CODE_MIN);
-    t->arena_size = t->code_size;
+    t->arena_size = MIN(MAX(t->code_size / 2, (size_t)TRANSLATE_CODE_MIN), TRANSLATE_ARENA_MAX);
     if (fd < 0 || ftruncate(fd, (off_t)t->code_size) != 0)
         return error_set_errno(err, errno, "no memory for translated code");
     void *w = mapping_huge(t->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
@@ -340,13 +351,18 @@ int translate_code_init(struct translate_cpu *t, struct error *err)
     }
     translate_emit_thunks(t);
     int rc = return_stack_init(t, err);
-    return rc == 0 ? pages_init(t, err) : rc;
+    if (rc == 0)
+        rc = pages_init(t, err);
+    if (rc == 0)
+        code_regions_init(t);
+    return rc;
 }
 
 void translate_code_release(struct translate_cpu *t)
 {
     memory_watch_remove(t->soft.vcpu->vm->memory, &t->watch);
     free(t->by_page);
+    free(t->hash);
     if (t->return_stack)
         munmap(t->return_stack, RETURN_STACK_SLACK + RETURN_STACK_SIZE + PAGE_SIZE);
     if (t->code && t->emit.to_exec)

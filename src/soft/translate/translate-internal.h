@@ -35,7 +35,7 @@ struct translate_options {
     u32 no_native;       /* every instruction through the interpreter's handler */
     u32 slow_memory;     /* every inline access to memory misses */
     u32 block_insns;     /* not 0: instructions of a block at most */
-    u32 flush;           /* not 0: all code goes after so many translations */
+    u32 flush;           /* not 0: a region goes after so many translations */
     u32 fail;            /* not 0: one translation in so many fails */
     u32 lockstep;        /* not 0: compare with the interpreter, one run in so many (lockstep.c) */
     u32 lockstep_blocks; /* how many blocks a compared run may enter */
@@ -56,24 +56,26 @@ enum entry { ENTRY_HOST, ENTRY_SAVED, ENTRY_HOST_CHECKED, ENTRY_SAVED_CHECKED, E
 /* One block's machine code. */
 struct translation {
     struct translation **link, *next; /* in the list of its page's; link is NULL: stale, not in the list */
-    struct block *block;
-    u8 *entry[ENTRIES]; /* writable view */
-    u8 *stale[2];       /* what the entries lead to when it is stale, by flags in the host or saved */
+    struct translation *same_hash;
+    struct block *block; /* without its instructions: what the code was made from */
+    u8 *entry[ENTRIES];  /* writable view */
+    u8 *stale[2];        /* what the entries lead to when it is stale, by flags in the host or saved */
     u8 original[ENTRIES][ENTRY_PATCH];
     u8 *start; /* executable view */
     u32 size;  /* bytes of code */
     u32 links; /* the first exit that is patched to here; 0 is none */
     u32 runs;  /* entries from the run loop, counted in lock-step */
     u32 slot;  /* of a block that ends in the next page: its key is that of the last good mapping (T8) */
+    u32 units; /* of all this in memory */
 };
 
 /* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
 struct translate_exit {
-    u8 *patch; /* writable view: the 32-bit displacement */
-    u64 gpa;   /* where it leads */
-    u32 mode;
-    u32 next;         /* of those that lead to the same translation */
-    enum entry entry; /* of the target */
+    u32 patch, unlinked; /* in the code: the 32-bit displacement, and where it leads when there is no code */
+    u32 from, to;        /* translations; to is 0 when it is not linked */
+    u32 next;            /* of those that lead to the same translation */
+    u16 off;             /* in the page: where it leads */
+    u8 entry;            /* enum entry of the target */
 };
 
 /* A direct exit to another page: where it led, and with what soft_cpu.page_rip + map_key (T6). */
@@ -84,14 +86,27 @@ struct translate_slot {
     u64 pad;
 };
 
-/* Instructions that the interpreter's handlers execute; ends with a pseudo instruction (T4). */
-struct translate_group {
-    u64 block_off;     /* of the block in its page */
-    struct insn *stop; /* the pseudo instruction */
-    struct insn insn[];
+/* An instruction that is executed by the interpreter's handler, ends with a pseudo instruction (T4). */
+struct handler_insn {
+    u32 id; /* number of the translation, and offset in the page; 0: none */
+    struct insn insn[2];
 };
+#define HANDLER_INSN_BITS 12
 
-#define ACCESS_SIZES 7 /* 1, 2, 4, ... 64 bytes */
+/*
+ * The memory for code is a ring of regions, each with room for what belongs to its code (T10). The first
+ * region with code is the oldest.
+ */
+struct code_region {
+    u8 *code, *code_end; /* writable view */
+    size_t arena, arena_used, arena_end;
+    u32 exits, exits_used;
+    u32 slots, slots_used;
+};
+#define REGIONS_MAX 16u
+#define TRANSLATION_UNIT 32u
+#define TRANSLATE_ARENA_MAX ((size_t)TRANSLATION_UNIT << 20) /* for handler_insn.id */
+#define ACCESS_SIZES 7                                       /* 1, 2, 4, ... 64 bytes */
 
 /* Code by linear address (T7). Entries are 32 bytes because of how the index is made. */
 #define JUMP_CACHE_BITS 13
@@ -117,8 +132,9 @@ struct return_frame {
 #define RETURN_STACK_SLACK (64u << 10) /* below what translated code checks: for thunks and signals */
 #define RETURN_SCAN 8u                 /* frames looked through for one that was skipped to */
 
-#define TRANSLATE_EXITS_MAX (1u << 18)
-#define TRANSLATE_SLOTS_MAX (1u << 16)
+#define TRANSLATE_EXITS_MAX (5u << 16)
+#define TRANSLATE_SLOTS_MAX (1u << 17)
+#define TRANSLATION_HASH_BITS 16
 
 struct translate_cpu {
     struct soft_cpu soft; /* first: HOST_CPU points here */
@@ -128,26 +144,31 @@ struct translate_cpu {
     struct translate_options options;
     struct code_watch watch;
     struct translation **by_page; /* those that are not stale, by RAM page */
+    struct translation **hash;    /* by guest-physical address and mode */
+    struct handler_insn handler_insn[1 << HANDLER_INSN_BITS];
+    u32 handler_epoch; /* of the interpreter, for which they are good */
     u8 *return_stack;
-    u32 epoch;        /* of the interpreter's blocks, which the code was made from */
+    u32 evictions;
     u32 flags_killed; /* see flags_probe() */
     bool bmi2;
     u64 page_mask, index_mask; /* operands of code */
-    bool full;
-    u32 tries;        /* of translating */
-    u8 *code, *arena; /* writable view; groups and translations */
-    size_t code_size, arena_size, arena_used;
+    u32 tries;                 /* of translating */
+    u8 *code, *arena;          /* writable view; translations */
+    size_t code_size, arena_size;
+    struct code_region regions[REGIONS_MAX];
+    u32 region_count, region; /* region: where new code goes */
     struct emit emit;
     u8 *after_thunks;
     struct lockstep *lockstep;    /* lockstep.c, or NULL */
     u32 budget;                   /* in lock-step: blocks left to enter before translated code is left */
     struct translate_exit *exits; /* 0 is none */
-    u32 exit_count, slot_count;
-    u32 map_epoch; /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
+    u32 map_epoch;                /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
     struct {
         u32 (*enter)(struct soft_cpu *c, void *code); /* returns the exit's number */
-        u8 *handlers;                                 /* A: group. Returns to translated code or leaves it;
+        u8 *handlers;                                 /* A: id of a handler_insn, C: how many from there on.
+                                                         Returns to translated code or leaves it;
                                                          nothing else may be on the stack */
+        u8 *handler;                                  /* the same for just one */
         u8 *leave;                  /* C: rip relative to the page, D: exit number, flags in the host's */
         u8 *leave_saved;            /* the same with flags in arith_flags */
         u8 *lookup;                 /* A: guest address; D: its code or 0; flags, C lost. By the TLB */
@@ -162,16 +183,44 @@ struct translate_cpu {
 
 /* Room that a block needs at most. */
 #define TRANSLATE_BLOCK_CODE 24576u
-#define TRANSLATE_BLOCK_ARENA 16384u
+#define TRANSLATE_BLOCK_ARENA 1024u
 #define TRANSLATE_BLOCK_EXITS (BLOCK_MAX_INSNS + 4u)
-#define TRANSLATE_CODE_MIN (64u << 10) /* room for what is always there and a block */
+#define TRANSLATE_COLD_ARENA (24u << 20) /* decoded blocks, of use only until they are translated */
+#define TRANSLATE_CODE_MIN (128u << 10)  /* room for what is always there, and two regions for a block */
 
 int translate_code_init(struct translate_cpu *t, struct error *err);
 void translate_code_release(struct translate_cpu *t);
 void translate_emit_thunks(struct translate_cpu *t);
 
-/* Translates @b, setting b->code; leaves it alone when it cannot be. It is stale to begin with. */
-void translate_block(struct translate_cpu *t, struct block *b);
+/* Translates @b, for which there is room. It is stale to begin with. */
+struct translation *translate_block(struct translate_cpu *t, const struct block *b);
+
+/* --- cache.c --- */
+
+/* All regions are empty. */
+void code_regions_init(struct translate_cpu *t);
+struct code_region *code_region(struct translate_cpu *t); /* where new code goes */
+void code_next_region(struct translate_cpu *t);           /* drops the oldest one's code */
+bool code_room(struct translate_cpu *t);                  /* for any block */
+
+u32 translation_number(const struct translate_cpu *t, const struct translation *code);
+struct translation *translation_at(const struct translate_cpu *t, u32 number);
+
+/* A new one for @b in the current region, with a copy of what it is made from. */
+struct translation *translation_new(struct translate_cpu *t, const struct block *b);
+struct translation *translation_find(struct translate_cpu *t, u64 gpa, u32 mode);
+/* Can be found from now on; takes the place of the one that was found before, and its links (T6). */
+void translation_enter(struct translate_cpu *t, struct translation *code);
+
+void exit_link(struct translate_cpu *t, u32 number, struct translation *code);
+
+/* Forgets what was found by linear address or for a mapping (T7). */
+void forget_addresses(struct translate_cpu *t);
+struct jump_cache_entry *jump_cache_entry(struct translate_cpu *t, u64 la);
+struct code_cache_entry *code_cache_entry(struct translate_cpu *t, u64 key);
+
+/* The instruction with this id, made of the bytes that its translation was made from (T4). */
+struct handler_insn *handler_insn(struct translate_cpu *t, u32 id);
 
 /* T5: makes the entries lead to the block, or out to the run loop. */
 void translation_restore(struct translate_cpu *t, struct translation *code, u64 page);
@@ -260,7 +309,8 @@ struct flag_recipe {
 struct translator {
     struct translate_cpu *t;
     struct emit *e;
-    struct block *b;
+    const struct block *b;
+    struct translation *code;
     bool wide;          /* 64-bit code */
     u8 word;            /* bytes of an address and of what the stack takes: 8 or 4 */
     i32 block_off;      /* of the block in its page */
@@ -337,9 +387,10 @@ bool translate_insn_known(const struct translator *x, const struct insn *i);
 typedef void dump_line(const char *line);
 dump_line dump_error, dump_trace;
 
-/* The guest code of @b, which is at @rip; what is known of it (@x may be NULL); the code made of it. */
-void translate_dump(struct translate_cpu *t, const struct block *b, u64 rip, const struct translator *x,
-                    dump_line *out);
+/* The guest code that @code was made from, which is at @rip; what is known of it (@x may be NULL); the code.
+ */
+void translate_dump(struct translate_cpu *t, const struct translation *code, u64 rip,
+                    const struct translator *x, dump_line *out);
 
 /* --- system.c --- */
 
@@ -355,8 +406,8 @@ u8 *system_emit_resume(struct emit *e);
 int lockstep_init(struct translate_cpu *t, struct error *err);
 void lockstep_release(struct translate_cpu *t);
 
-/* Runs @b's code in lock-step. False when this run is not one to compare, and nothing was done. Raises. */
-bool lockstep_run(struct translate_cpu *t, struct block *b, u32 *left_by);
+/* Runs @code in lock-step. False when this run is not one to compare, and nothing was done. Raises. */
+bool lockstep_run(struct translate_cpu *t, struct translation *code, u32 *left_by);
 
 /* --- flags.c (T2, T3) --- */
 
@@ -383,9 +434,8 @@ void flags_after(struct translator *x);
 
 /* --- block.c --- */
 
-/* The handlers of some of the block's instructions, and the call of them. */
-struct translate_group *make_group(struct translator *x, unsigned first, unsigned count);
-void call_group(struct translator *x, struct translate_group *g);
+/* Calls the handlers of some of the block's instructions (T4). */
+void call_handlers(struct translator *x, unsigned first, unsigned count);
 
 struct slow_path *slow_path(struct translator *x); /* of the current instruction */
 void slow_jump(struct translator *x, u8 cc);       /* conditional jump to it */

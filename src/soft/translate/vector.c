@@ -155,7 +155,7 @@ static void refuse(struct translator *x, const struct vector_check *k)
         flags_redo(x, &x->recipe[k->index]);
     vector_pointers(x, &k->x87);
     if (k->index == 0) {
-        call_group(x, make_group(x, 0, x->b->count));
+        call_handlers(x, 0, x->b->count);
         off = x->block_off + x->b->len;
     }
     leave_saved(x, off);

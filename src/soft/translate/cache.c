@@ -1,0 +1,299 @@
+/*
+ * The tables of the code cache: regions of memory and what is found how (T6, T7, T10).
+ *
+ * New code goes into one region until that is full, and then into the next, whose code was the oldest and
+ * goes. So what is evicted at once is bounded, and nothing has to be moved or counted while code runs. All of
+ * this is done from the run loop: no code of the vCPU is being executed, but for what its return stack leads
+ * to.
+ */
+#include "soft/translate/translate-internal.h"
+
+/* --- numbers --- */
+
+u32 translation_number(const struct translate_cpu *t, const struct translation *code)
+{
+    return (u32)((size_t)((const u8 *)code - t->arena) / TRANSLATION_UNIT) + 1;
+}
+
+struct translation *translation_at(const struct translate_cpu *t, u32 number)
+{
+    return (struct translation *)(t->arena + (size_t)(number - 1) * TRANSLATION_UNIT);
+}
+
+/* --- by guest-physical address and mode --- */
+
+static u64 key_of(u64 gpa, u32 mode)
+{
+    return gpa ^ (u64)mode << 52;
+}
+
+static struct translation **bucket(struct translate_cpu *t, u64 gpa, u32 mode)
+{
+    return &t->hash[key_of(gpa, mode) * 0x9e3779b97f4a7c15ull >> (64 - TRANSLATION_HASH_BITS)];
+}
+
+struct translation *translation_find(struct translate_cpu *t, u64 gpa, u32 mode)
+{
+    struct translation *code = *bucket(t, gpa, mode);
+    while (code && (code->block->gpa != gpa || code->block->mode != mode))
+        code = code->same_hash;
+    return code;
+}
+
+static void take_out(struct translate_cpu *t, struct translation *code)
+{
+    struct translation **p = bucket(t, code->block->gpa, code->block->mode);
+    while (*p && *p != code)
+        p = &(*p)->same_hash;
+    if (*p)
+        *p = code->same_hash;
+}
+
+struct translation *translation_new(struct translate_cpu *t, const struct block *b)
+{
+    struct code_region *r = code_region(t);
+    struct translation *code = (struct translation *)(t->arena + r->arena_used);
+    struct block *from = (struct block *)(code + 1);
+    u8 *bytes = (u8 *)(from + 1);
+    size_t size = ALIGN_UP((size_t)(bytes + b->len - (u8 *)code), TRANSLATION_UNIT);
+    r->arena_used += size;
+    *code = (struct translation){.block = from, .units = (u32)(size / TRANSLATION_UNIT)};
+    memcpy(from, b, sizeof *b);
+    memcpy(bytes, b->bytes, b->len);
+    from->bytes = bytes;
+    return code;
+}
+
+/* --- links (T6) --- */
+
+void exit_link(struct translate_cpu *t, u32 number, struct translation *code)
+{
+    t->soft.vcpu->counters.links++;
+    struct translate_exit *x = &t->exits[number];
+    emit_set_target(t->code + x->patch, code->entry[x->entry]);
+    x->to = translation_number(t, code);
+    x->next = code->links;
+    code->links = number;
+}
+
+/* What leads to @from, whose bytes are gone, leads to @to. */
+static void move_links(struct translate_cpu *t, struct translation *from, struct translation *to)
+{
+    u32 next;
+    for (u32 n = from->links; n; n = next) {
+        next = t->exits[n].next;
+        exit_link(t, n, to);
+    }
+    from->links = 0;
+}
+
+static void unlink_all(struct translate_cpu *t, struct translation *code)
+{
+    u32 next;
+    for (u32 n = code->links; n; n = next) {
+        struct translate_exit *x = &t->exits[n];
+        next = x->next;
+        emit_set_target(t->code + x->patch, t->code + x->unlinked);
+        x->to = 0;
+    }
+    code->links = 0;
+}
+
+/* The exit is about to go. */
+static void forget_link(struct translate_cpu *t, u32 number)
+{
+    const struct translate_exit *x = &t->exits[number];
+    if (!x->to)
+        return;
+    u32 *p = &translation_at(t, x->to)->links;
+    while (*p != number)
+        p = &t->exits[*p].next;
+    *p = x->next;
+}
+
+void translation_enter(struct translate_cpu *t, struct translation *code)
+{
+    struct translation **head = bucket(t, code->block->gpa, code->block->mode);
+    struct translation *old = translation_find(t, code->block->gpa, code->block->mode);
+    if (old) {
+        move_links(t, old, code);
+        take_out(t, old);
+    }
+    code->same_hash = *head;
+    *head = code;
+}
+
+/* --- by linear address (T7) --- */
+
+void forget_addresses(struct translate_cpu *t)
+{
+    memset(t->jump_cache, 0, sizeof t->jump_cache);
+    for (u32 k = 0; k < t->region_count; k++)
+        for (u32 n = t->regions[k].slots; n < t->regions[k].slots_used; n++)
+            t->slots[n].key = 0;
+    t->soft.shadow_sp = t->soft.shadow_top;
+    t->map_epoch = t->soft.map_epoch;
+}
+
+/* Where code is looked for: the emitted lookups do the same (emit_cache_index(), emit_lookup()). */
+struct jump_cache_entry *jump_cache_entry(struct translate_cpu *t, u64 la)
+{
+    return &t->jump_cache[(la ^ (u32)la >> 12) >> 2 & (ARRAY_SIZE(t->jump_cache) - 1)];
+}
+
+struct code_cache_entry *code_cache_entry(struct translate_cpu *t, u64 key)
+{
+    return &t->code_cache[(key ^ key >> 12) & (ARRAY_SIZE(t->code_cache) - 1)];
+}
+
+/* --- handlers' instructions (T4) --- */
+
+static H(handler_end)
+{
+    s->rip = insn_rip(c, i);
+    DONE;
+}
+
+static void decode_handler_insn(struct translate_cpu *t, struct handler_insn *h, u32 id)
+{
+    const struct block *b = translation_at(t, id >> PAGE_SHIFT)->block;
+    unsigned off = (id & (PAGE_SIZE - 1)) - (unsigned)(b->gpa & ~PAGE_MASK);
+    u8 room[sizeof(struct block) + 2 * sizeof(struct insn)] ALIGNED(8);
+    struct block *one = (struct block *)room;
+    *one = (struct block){.gpa = b->gpa + off};
+    decode_block(&t->soft, one, b->bytes + off, MIN(b->len - off, 15u), 1, b->mode, true);
+    h->id = id;
+    h->insn[0] = one->insn[0];
+    if (h->insn[0].flags & INSN_BRANCH)
+        h->insn[0].link = NULL;
+    h->insn[1] = (struct insn){.fn = handler_end, .off = h->insn[0].len};
+}
+
+static void forget_handlers(struct translate_cpu *t)
+{
+    for (unsigned n = 0; n < ARRAY_SIZE(t->handler_insn); n++)
+        t->handler_insn[n].id = 0;
+    t->handler_epoch = t->soft.interpret->epoch;
+}
+
+struct handler_insn *handler_insn(struct translate_cpu *t, u32 id)
+{
+    struct handler_insn *h = &t->handler_insn[(id ^ id >> PAGE_SHIFT) & (ARRAY_SIZE(t->handler_insn) - 1)];
+    if (unlikely(t->handler_epoch != t->soft.interpret->epoch))
+        forget_handlers(t);
+    if (unlikely(h->id != id)) {
+        t->soft.vcpu->counters.handler_decodes++;
+        if (native_cache_full(t->soft.interpret->native))
+            block_cache_flush(&t->soft);
+        decode_handler_insn(t, h, id);
+    }
+    return h;
+}
+
+/* --- regions (T10) --- */
+
+struct code_region *code_region(struct translate_cpu *t)
+{
+    return &t->regions[t->region];
+}
+
+bool code_room(struct translate_cpu *t)
+{
+    const struct code_region *r = code_region(t);
+    return t->emit.at + TRANSLATE_BLOCK_CODE <= r->code_end &&
+           r->arena_used + TRANSLATE_BLOCK_ARENA <= r->arena_end &&
+           r->exits_used + TRANSLATE_BLOCK_EXITS <=
+               (t->region + 1) * (TRANSLATE_EXITS_MAX / t->region_count) &&
+           r->slots_used + TRANSLATE_BLOCK_EXITS <= (t->region + 1) * (TRANSLATE_SLOTS_MAX / t->region_count);
+}
+
+static bool in_region(const struct translate_cpu *t, const struct code_region *r, const void *code)
+{
+    const u8 *at = (const u8 *)code - t->emit.to_exec;
+    return at >= r->code && at < r->code_end;
+}
+
+/* The code of the region can be found by no address any more. */
+static void forget_found(struct translate_cpu *t, const struct code_region *r)
+{
+    for (unsigned n = 0; n < ARRAY_SIZE(t->jump_cache); n++)
+        if (in_region(t, r, t->jump_cache[n].code))
+            t->jump_cache[n] = (struct jump_cache_entry){0};
+    for (u32 k = 0; k < t->region_count; k++)
+        for (u32 n = t->regions[k].slots; n < t->regions[k].slots_used; n++)
+            if (in_region(t, r, t->slots[n].code))
+                t->slots[n] = (struct translate_slot){.off = t->slots[n].off};
+    t->soft.shadow_sp = t->soft.shadow_top;
+    forget_handlers(t);
+}
+
+static void forget_translation(struct translate_cpu *t, const struct code_region *r, struct translation *code)
+{
+    struct code_cache_entry *e = code_cache_entry(t, key_of(code->block->gpa, code->block->mode));
+    if (in_region(t, r, e->code))
+        *e = (struct code_cache_entry){.key = ~0ull};
+    unlink_all(t, code);
+    take_out(t, code);
+    if (!code->link)
+        return;
+    *code->link = code->next;
+    if (code->next)
+        code->next->link = code->link;
+}
+
+static void evict(struct translate_cpu *t, struct code_region *r)
+{
+    if (r->arena_used == r->arena)
+        return;
+    t->evictions++;
+    t->soft.vcpu->counters.code_evictions++;
+    for (u32 n = r->exits; n < r->exits_used; n++)
+        forget_link(t, n);
+    struct translation *code;
+    for (size_t at = r->arena; at < r->arena_used; at += (size_t)code->units * TRANSLATION_UNIT) {
+        code = (struct translation *)(t->arena + at);
+        forget_translation(t, r, code);
+    }
+    forget_found(t, r);
+    r->arena_used = r->arena;
+    r->exits_used = r->exits;
+    r->slots_used = r->slots;
+}
+
+static void start_region(struct translate_cpu *t, u32 n)
+{
+    evict(t, &t->regions[n]);
+    t->region = n;
+    t->emit.at = t->regions[n].code;
+    t->emit.end = t->regions[n].code_end;
+}
+
+void code_next_region(struct translate_cpu *t)
+{
+    start_region(t, (t->region + 1) % t->region_count);
+}
+
+static u32 regions_of(size_t size)
+{
+    size_t fit = size / (8 * TRANSLATE_BLOCK_CODE);
+    return fit < 2 ? 2 : (u32)MIN(fit, (size_t)REGIONS_MAX);
+}
+
+void code_regions_init(struct translate_cpu *t)
+{
+    size_t code_size = t->code_size - (size_t)(t->after_thunks - t->code);
+    u32 count = t->region_count = regions_of(code_size);
+    for (u32 n = 0; n < count; n++) {
+        struct code_region *r = &t->regions[n];
+        r->code = t->after_thunks + ALIGN_DOWN(code_size / count, 64) * n;
+        r->code_end = r->code + ALIGN_DOWN(code_size / count, 64);
+        r->arena = r->arena_used = ALIGN_DOWN(t->arena_size / count, TRANSLATION_UNIT) * n;
+        r->arena_end = r->arena + ALIGN_DOWN(t->arena_size / count, TRANSLATION_UNIT);
+        r->exits = r->exits_used = MAX(n * (TRANSLATE_EXITS_MAX / count), 1u); /* 0 is none */
+        r->slots = r->slots_used = n * (TRANSLATE_SLOTS_MAX / count);
+    }
+    for (unsigned n = 0; n < ARRAY_SIZE(t->code_cache); n++)
+        t->code_cache[n].key = ~0ull;
+    forget_addresses(t);
+    start_region(t, 0);
+}
