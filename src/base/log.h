@@ -46,6 +46,7 @@ void log_guest(const char *fmt, ...) PRINTF_LIKE(1, 2);
     X(pci, "PCI configuration and BARs")                                \
     X(virtio, "virtio registers, queues and requests")                  \
     X(block_io, "host side of block devices")                           \
+    X(share, "requests to shared directories")                          \
     X(fwcfg, "fw_cfg selections")                                       \
     X(boot, "loaders and tables")                                       \
     X(power, "reset, power off, debug exit")

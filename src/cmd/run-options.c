@@ -233,6 +233,13 @@ static const struct option run_list[] = {
              "      pcap=FILE  bps=SIZE  (limit a second, each way)",
      .kind = OPTION_CALL,
      .set = set_net},
+    {.name = "share",
+     .arg = "DIR,tag=NAME[,OPTIONS]",
+     .help = "a directory for the guest, which mounts it by its tag:\n"
+             "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 NAME /mnt\n"
+             "may be repeated;  readonly  ownership=mapped|passthrough|none",
+     .kind = OPTION_CALL,
+     .set = run_set_share},
     {.name = "console",
      .arg = "SPEC",
      .help = "first serial port: stdio (default), pty, unix:PATH, file:PATH,\nnone; at stdio Ctrl-a x quits, "

@@ -33,6 +33,9 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct error
 int run_set_disk(void *target, char *text, struct error *err);
 int run_set_cdrom(void *target, char *text, struct error *err);
 
+/* --share (share-options.c). */
+int run_set_share(void *target, char *text, struct error *err);
+
 /* Puts the disks into the order that bootindex= and --boot ask for. */
 int run_boot_order(struct run_options *o, struct error *err);
 

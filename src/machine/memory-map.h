@@ -66,5 +66,6 @@
 #define SLOT_SCSI 19
 #define SLOT_NET_FIRST 23
 #define SLOT_NET_LAST 30
+#define SLOT_SHARES 20 /* one function each */
 
 #endif

@@ -21,6 +21,7 @@
 #include "machine/mptable.h"
 #include "machine/pc.h"
 #include "machine/smbios.h"
+#include "virtio/9p.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/net.h"
@@ -69,6 +70,9 @@ struct pc {
     struct net_backend *net_backend[PC_MAX_NETS];
     struct virtio_net net[PC_MAX_NETS];
     unsigned nets_made;
+    struct share *share_backend[PC_MAX_SHARES];
+    struct virtio_9p share[PC_MAX_SHARES];
+    unsigned shares_made;
 
     struct acpi_tables acpi;
     struct smbios smbios;
@@ -91,6 +95,9 @@ void pc_boot_order(const struct pc *pc, char *text, size_t size); /* OpenFirmwar
 /* pc-net.c */
 int pc_nets_up(struct pc *pc, struct error *err);
 void pc_nets_down(struct pc *pc);
+/* pc-share.c */
+int pc_shares_up(struct pc *pc, struct error *err);
+void pc_shares_down(struct pc *pc);
 
 /* Connects devices' requests and the VM's end to the event loop. */
 void pc_lifecycle_init(struct pc *pc);

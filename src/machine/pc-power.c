@@ -258,6 +258,8 @@ void pc_counters(const struct pc *pc, struct counters *sum)
         counters_add(sum, &pc->disk[i].vdev.counters);
     for (unsigned i = 0; i < pc->nets_made; i++)
         counters_add(sum, &pc->net[i].vdev.counters);
+    for (unsigned i = 0; i < pc->shares_made; i++)
+        counters_add(sum, &pc->share[i].vdev.counters);
 }
 
 void pc_rescued(const struct pc *pc, struct tally *sum)

@@ -472,6 +472,7 @@ static const struct {
     {rng_up, rng_down},
     {pc_disks_up, pc_disks_down},
     {pc_nets_up, pc_nets_down},
+    {pc_shares_up, pc_shares_down},
     {tables_up, tables_down},
     {firmware_up, firmware_down},
     {console_up, console_down},

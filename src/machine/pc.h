@@ -11,6 +11,7 @@
 #include "backend/block/block.h"
 #include "backend/net/net.h"
 #include "base/uuid.h"
+#include "backend/share/share.h"
 #include "cpu/vm.h"
 #include "machine/loader.h"
 
@@ -34,6 +35,13 @@ struct pc_net {
     struct net_options options;
 };
 
+#define PC_MAX_SHARES 8
+
+struct pc_share {
+    const char *path, *tag;
+    struct share_options options;
+};
+
 struct pc_config {
     const char *name;
     u8 uuid[UUID_SIZE];
@@ -55,6 +63,8 @@ struct pc_config {
     unsigned boot_count;
     struct pc_net net[PC_MAX_NETS];
     unsigned net_count;
+    struct pc_share share[PC_MAX_SHARES];
+    unsigned share_count;
 };
 
 struct pc;

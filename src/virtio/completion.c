@@ -69,21 +69,34 @@ void completions_submitted(struct completions *cs)
     lock_drop(&cs->lock);
 }
 
-void completion_done(struct completions *cs, struct completion *c, int result)
+void completion_enter(struct completions *cs, struct completion *c, int result)
 {
     c->result = result;
     lock_acquire(&cs->lock);
     list_push_back(&cs->done, &c->link);
     if (--cs->running == 0)
         pthread_cond_broadcast(&cs->idle);
-    bool mine = !cs->collecting;
-    cs->collecting = true;
+    lock_drop(&cs->lock);
+}
+
+void completions_wake(struct completions *cs)
+{
+    lock_acquire(&cs->lock);
+    bool mine = !cs->collecting && !list_empty(&cs->done);
+    if (mine)
+        cs->collecting = true;
     lock_drop(&cs->lock);
     if (!mine)
         return;
     lock_acquire(cs->machine_lock);
     completions_end(cs, false);
     lock_drop(cs->machine_lock);
+}
+
+void completion_done(struct completions *cs, struct completion *c, int result)
+{
+    completion_enter(cs, c, result);
+    completions_wake(cs);
 }
 
 /* Done requests are entered in the list before their threads wait for the machine lock, so this ends. */

@@ -59,6 +59,10 @@ void completions_submitted(struct completions *cs);
 /* It came back. Any thread; the machine lock is held only between begin and end. */
 void completion_done(struct completions *cs, struct completion *c, int result);
 
+/* The same in two steps, the first of which does not block. */
+void completion_enter(struct completions *cs, struct completion *c, int result);
+void completions_wake(struct completions *cs);
+
 /* Waits for the backend with the machine lock held, and pushes all. */
 void completions_drain(struct completions *cs);
 

@@ -19,7 +19,14 @@
 #include "virtio/virtqueue.h"
 
 /* Device types (chapter 5). */
-enum virtio_type { VIRTIO_NET = 1, VIRTIO_BLK = 2, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_SCSI = 8 };
+enum virtio_type {
+    VIRTIO_NET = 1,
+    VIRTIO_BLK = 2,
+    VIRTIO_CONSOLE = 3,
+    VIRTIO_RNG = 4,
+    VIRTIO_SCSI = 8,
+    VIRTIO_9P = 9,
+};
 
 /* Device status bits (2.1). */
 enum {

@@ -27,6 +27,7 @@
 #include "hw/rtc.h"
 #include "hw/uart16550.h"
 #include "state/codec.h"
+#include "virtio/9p.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/net.h"
@@ -58,6 +59,8 @@ struct machine {
     struct virtio_rng rng;
     struct virtio_net net;
     struct net_backend *network;
+    struct share *directory;
+    struct virtio_9p share;
     struct block_device *disk;
     struct chardev *chardev;
 
@@ -133,6 +136,12 @@ static void make_pci(struct machine *m)
     add(m, &m->console.pci.function.dev);
     add(m, &m->rng.pci.function.dev);
     add(m, &m->net.pci.function.dev);
+    m->directory = share_open("/", &(struct share_options){.ownership = SHARE_NONE}, NULL);
+    assert_non_null(m->directory);
+    assert_int_equal(virtio_9p_init(&m->share, &m->host.bus, 48, &m->memory, m->loop, &m->vm.machine_lock,
+                                    m->directory, "root", NULL),
+                     0);
+    add(m, &m->share.pci.function.dev);
 }
 
 static void reset_all(struct machine *m)
@@ -173,6 +182,8 @@ static int free_machine(void **state)
     virtio_rng_release(&m->rng);
     virtio_net_release(&m->net);
     net_close(m->network);
+    virtio_9p_release(&m->share);
+    share_close(m->directory);
     pci_host_release(&m->host);
     reset_port_release(&m->reset_port);
     pvpanic_release(&m->pvpanic);
