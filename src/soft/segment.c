@@ -71,8 +71,10 @@ void soft_load_segment(struct soft_cpu *c, enum x86_seg seg, u16 selector)
         desc_mark_accessed(c, &d);
         s->seg[seg] = desc_segment(&d, selector);
     }
-    if (seg != X86_FS && seg != X86_GS)
+    if (seg == X86_SS)
         soft_mode_changed(c);
+    else
+        soft_data_segment_changed(c);
 }
 
 void drop_inner_segments(struct soft_cpu *c, unsigned cpl)

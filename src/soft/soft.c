@@ -74,6 +74,12 @@ void soft_mode_changed(struct soft_cpu *c)
     mmu_update(c);
 }
 
+void soft_data_segment_changed(struct soft_cpu *c)
+{
+    if (mode_bits(c) != c->mode)
+        soft_mode_changed(c);
+}
+
 static NORETURN void raise(struct soft_cpu *c, enum x86_vector v, bool has_error, u32 error)
 {
     struct x86_state *s = c->s;

@@ -13,7 +13,7 @@
  * 3. Functions taking a linear address ("la") expect segmentation done. Linear addresses are masked
  *    to 32 bits outside 64-bit mode by whoever computes them.
  * 4. Whatever changes CPL, CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/VM or PKRU calls
- *    soft_mode_changed() afterwards.
+ *    soft_mode_changed() afterwards; DS and ES: soft_data_segment_changed().
  * 5. Reads and writes are done once, in the order of the manual, and whole: an access that spans
  *    two pages checks both before it touches either.
  */
@@ -150,6 +150,8 @@ void soft_cpu_release(struct soft_cpu *c);
 
 /* Re-derives cpl, code_size, stack_size, mode and the contexts from *s, and sets stop_block. */
 void soft_mode_changed(struct soft_cpu *c);
+/* The same for DS, ES, FS and GS, of which only the bit for flat segments depends. */
+void soft_data_segment_changed(struct soft_cpu *c);
 
 static inline u32 soft_requests(const struct soft_cpu *c)
 {

@@ -70,6 +70,8 @@ u64 operand_offset(struct soft_cpu *c, const struct insn *i, const struct x86_st
 u64 segment_linear(struct soft_cpu *c, struct x86_state *s, enum x86_seg seg, u64 off, unsigned size,
                    enum soft_access access)
 {
+    if ((c->mode & (SOFT_MODE_CODE64 | SOFT_MODE_FLAT)) == SOFT_MODE_FLAT && seg < X86_FS && seg != X86_CS)
+        return (u32)off;
     if (!(c->mode & SOFT_MODE_CODE64) || seg == X86_SS)
         return soft_segment_check(c, seg, off, size, access);
     return seg >= X86_FS ? s->seg[seg].base + off : off;

@@ -152,7 +152,7 @@ static bool how_mov(struct decode *d, const struct rule *r)
         if (to == ZYDIS_REGISTER_CS)
             return false;
         d->i->r = (u8)decode_seg(to);
-        d->ends = true;
+        d->ends = d->i->r == X86_SS;
         return place(d, d->mem ? mov_to_seg_m : mov_to_seg_r);
     case ZYDIS_REGCLASS_CONTROL: return mov_system(d, insn_mov_to_cr, to, ZYDIS_REGISTER_CR0, true);
     case ZYDIS_REGCLASS_DEBUG: return mov_system(d, insn_mov_to_dr, to, ZYDIS_REGISTER_DR0, true);
@@ -225,7 +225,7 @@ static bool how_pop(struct decode *d, const struct rule *r)
     d->i->size = d->z.operand_width / 8;
     if (operand_class(&d->op[0]) == ZYDIS_REGCLASS_SEGMENT) {
         d->i->r = (u8)decode_seg(d->op[0].reg.value);
-        d->ends = true;
+        d->ends = d->i->r == X86_SS;
         return place(d, pop_seg);
     }
     d->i->fn = d->mem ? pop_m_any : reg[stack_kind(d)];

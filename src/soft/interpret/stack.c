@@ -98,8 +98,9 @@ H(pop_seg)
     state_adopt(c, s);
     if (i->r == X86_SS)
         s->int_shadow = 2;
-    c->stop_block = true;
-    DONE;
+    if (unlikely(c->stop_block))
+        DONE;
+    NEXT;
 }
 
 static u64 stack_la(struct soft_cpu *c, u64 offset, unsigned size, enum soft_access access)

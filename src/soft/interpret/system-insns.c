@@ -67,8 +67,9 @@ static void load_segment(struct soft_cpu *c, struct x86_state *s, enum x86_seg s
         s->int_shadow = 2;
 }
 
-SYSTEM(mov_to_seg_r, load_segment(c, s, i->r, reg_get16(s, i->r2)))
-SYSTEM(mov_to_seg_m, load_segment(c, s, i->r, operand_read16(c, i, la)))
+/* SS, or another bit for flat segments, ends the block. */
+SYSTEM_MILD(mov_to_seg_r, load_segment(c, s, i->r, reg_get16(s, i->r2)))
+SYSTEM_MILD(mov_to_seg_m, load_segment(c, s, i->r, operand_read16(c, i, la)))
 
 /* LDS and its kind: register r of r2 bytes, segment imm. */
 H(load_far_pointer)

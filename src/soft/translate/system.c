@@ -227,18 +227,99 @@ static void emit_string(struct translator *x, bool movs)
     emit_op_rr(e, false, 0x31, GUEST_COUNT, GUEST_COUNT);
 }
 
-static bool plain_repeat(const struct translator *x)
+/* --- LODS, STOS and MOVS of one element --- */
+
+static void emit_not_downwards(struct translator *x)
+{
+    flags_lost(x);
+    emit_load(x->e, HOST_A, CPU(s));
+    emit_op_mi(x->e, OP_TEST, STATE(rflags), X86_DF);
+    slow_jump(x, CC_NE);
+}
+
+/* MOV between a register and what C points to. */
+static void emit_element(struct translator *x, bool store, unsigned reg)
+{
+    unsigned size = x->b->insn[x->index].size;
+    emit_rm(x->e,
+            &(struct encoding){.opcode = (u8)((store ? 0x88 : 0x8a) | (size > 1)),
+                               .p66 = size == 2,
+                               .w = size == 8,
+                               .reg = (u8)reg},
+            at(HOST_C, 0));
+}
+
+static void emit_element_pointer(struct translator *x, unsigned index, bool write)
+{
+    word_mov(x, HOST_C, index);
+    emit_tlb(x, RANGE_NONE, x->b->insn[x->index].size, write);
+}
+
+static void emit_lods(struct translator *x)
+{
+    emit_not_downwards(x);
+    emit_element_pointer(x, HOST_SI, false);
+    emit_element(x, false, translate_host_reg[X86_RAX]);
+    word_lea(x, HOST_SI, at(HOST_SI, x->b->insn[x->index].size));
+}
+
+static void emit_stos(struct translator *x)
+{
+    emit_not_downwards(x);
+    emit_element_pointer(x, HOST_DI, true);
+    emit_element(x, true, translate_host_reg[X86_RAX]);
+    word_lea(x, HOST_DI, at(HOST_DI, x->b->insn[x->index].size));
+}
+
+static void emit_movs(struct translator *x)
+{
+    i32 size = x->b->insn[x->index].size;
+    emit_not_downwards(x);
+    emit_element_pointer(x, HOST_SI, false);
+    emit_element(x, false, HOST_A);
+    emit_store(x->e, CPU(scratch[0]), HOST_A);
+    emit_element_pointer(x, HOST_DI, true);
+    emit_load(x->e, HOST_A, CPU(scratch[0]));
+    emit_element(x, true, HOST_A);
+    word_lea(x, HOST_SI, at(HOST_SI, size));
+    word_lea(x, HOST_DI, at(HOST_DI, size));
+}
+
+static bool plain_string(const struct translator *x)
 {
     const ZydisInstructionAttributes a = x->z.attributes;
-    return x->z.meta.category == ZYDIS_CATEGORY_STRINGOP && (a & ZYDIS_ATTRIB_HAS_REP) &&
-           x->z.address_width == word_bits(x) &&
+    return x->z.meta.category == ZYDIS_CATEGORY_STRINGOP && x->z.address_width == word_bits(x) &&
            !(a & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) &&
            (x->wide || !(a & ZYDIS_ATTRIB_HAS_SEGMENT_CS));
 }
 
 /* --- which --- */
 
-enum system { NOT_SYSTEM, NOTHING, FENCE, CLI, STI, STAC, CLAC, SWAPGS, PUSHF, RDTSC, RDTSCP, MOVS, STOS };
+enum system {
+    NOT_SYSTEM,
+    NOTHING,
+    FENCE,
+    CLI,
+    STI,
+    STAC,
+    CLAC,
+    SWAPGS,
+    PUSHF,
+    RDTSC,
+    RDTSCP,
+    MOVS,
+    STOS,
+    LODS,
+    REP_MOVS,
+    REP_STOS
+};
+
+static enum system string_of(const struct translator *x, enum system once, enum system repeated)
+{
+    if (!plain_string(x) || (x->z.attributes & ZYDIS_ATTRIB_HAS_REPNE))
+        return NOT_SYSTEM;
+    return x->z.attributes & ZYDIS_ATTRIB_HAS_REP ? repeated : once;
+}
 
 static enum system system_of(const struct translator *x)
 {
@@ -260,11 +341,15 @@ static enum system system_of(const struct translator *x)
     case ZYDIS_MNEMONIC_MOVSB:
     case ZYDIS_MNEMONIC_MOVSW:
     case ZYDIS_MNEMONIC_MOVSD:
-    case ZYDIS_MNEMONIC_MOVSQ: return plain_repeat(x) ? MOVS : NOT_SYSTEM;
+    case ZYDIS_MNEMONIC_MOVSQ: return string_of(x, MOVS, REP_MOVS);
     case ZYDIS_MNEMONIC_STOSB:
     case ZYDIS_MNEMONIC_STOSW:
     case ZYDIS_MNEMONIC_STOSD:
-    case ZYDIS_MNEMONIC_STOSQ: return plain_repeat(x) ? STOS : NOT_SYSTEM;
+    case ZYDIS_MNEMONIC_STOSQ: return string_of(x, STOS, REP_STOS);
+    case ZYDIS_MNEMONIC_LODSB:
+    case ZYDIS_MNEMONIC_LODSW:
+    case ZYDIS_MNEMONIC_LODSD:
+    case ZYDIS_MNEMONIC_LODSQ: return string_of(x, LODS, NOT_SYSTEM);
     case ZYDIS_MNEMONIC_PUSHFD:
     case ZYDIS_MNEMONIC_PUSHFQ: return x->z.operand_width == word_bits(x) ? PUSHF : NOT_SYSTEM;
     default: return NOT_SYSTEM;
@@ -284,8 +369,11 @@ void system_emit(struct translator *x)
     case FENCE: emit_fence(x); break;
     case RDTSC: emit_rdtsc(x, false); break;
     case RDTSCP: emit_rdtsc(x, true); break;
-    case MOVS: emit_string(x, true); break;
-    case STOS: emit_string(x, false); break;
+    case MOVS: emit_movs(x); break;
+    case STOS: emit_stos(x); break;
+    case LODS: emit_lods(x); break;
+    case REP_MOVS: emit_string(x, true); break;
+    case REP_STOS: emit_string(x, false); break;
     case CLI: emit_cli(x); break;
     case STI: emit_sti(x); break;
     case STAC: emit_ac(x, true); break;
