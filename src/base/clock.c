@@ -14,7 +14,10 @@
 #define CALIBRATION_NS (20 * NS_PER_MS)
 #define CALIBRATION_SAMPLES 32
 
-static pthread_once_t tsc_once = PTHREAD_ONCE_INIT;
+static pthread_once_t tsc_begun = PTHREAD_ONCE_INIT, tsc_once = PTHREAD_ONCE_INIT;
+static struct clock_pair {
+    u64 ns, tsc;
+} tsc_first;
 static u32 tsc_khz;
 static bool tsc_trusted;
 
@@ -41,10 +44,6 @@ static u64 read_tsc(void)
     _mm_lfence();
     return __rdtsc();
 }
-
-struct clock_pair {
-    u64 ns, tsc;
-};
 
 /* The pair whose two readings lie closest together: an interruption between them shows as latency. */
 static struct clock_pair sample_pair(void)
@@ -91,11 +90,25 @@ static bool kernel_rejects_tsc(void)
     return false;
 }
 
+static void begin(void)
+{
+    tsc_first = sample_pair();
+}
+
+void clock_tsc_begin(void)
+{
+    pthread_once(&tsc_begun, begin);
+}
+
 static void calibrate(void)
 {
-    struct clock_pair first = sample_pair();
-    struct timespec wait = {.tv_nsec = CALIBRATION_NS};
-    nanosleep(&wait, NULL);
+    clock_tsc_begin();
+    struct clock_pair first = tsc_first;
+    u64 passed = clock_host_ns() - first.ns;
+    if (passed < CALIBRATION_NS) {
+        struct timespec wait = {.tv_nsec = (long)(CALIBRATION_NS - passed)};
+        nanosleep(&wait, NULL);
+    }
     struct clock_pair last = sample_pair();
     /* cycles per ns * 10^6 = kHz, rounded to nearest */
     u64 ns = MAX(last.ns - first.ns, (u64)1);

@@ -28,6 +28,9 @@ u64 clock_wall_ns(void);
 /* Frequency of the host's TSC in kHz, measured once (about 20 ms at the first call; thread-safe). */
 u32 clock_tsc_khz(void);
 
+/* The measurement begins now: who calls this early waits less at the first clock_tsc_khz(). */
+void clock_tsc_begin(void);
+
 /* a * num / den without overflow of the intermediate product. */
 static inline u64 muldiv64(u64 a, u64 num, u64 den)
 {

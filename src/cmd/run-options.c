@@ -56,6 +56,25 @@ static int set_initrd(void *target, char *text, struct error *err)
     return 0;
 }
 
+/* The choice of chips is the board's, which tells an engine that can use it. */
+static int set_engine(void *target, char *text, struct error *err)
+{
+    static const struct option list[] = {
+        {.name = "irqchip", .arg = "WHERE", .kind = OPTION_CHOICE, .choices = "auto|none|split", .offset = 0},
+        OPTION_LIST_END,
+    };
+    struct run_options *o = target;
+    const char *irqchip = "auto";
+    char *name;
+    int r = options_parse_commas(list, &irqchip, "engine", text, &name, err);
+
+    o->engine = name;
+    o->pc.irqchip = !strcmp(irqchip, "none")    ? KERNEL_IRQCHIP_NONE
+                    : !strcmp(irqchip, "split") ? KERNEL_IRQCHIP_SPLIT
+                                                : KERNEL_IRQCHIP_AUTO;
+    return r;
+}
+
 /* --- devices --- */
 
 static int device_debug_exit(struct run_options *o, char *rest, struct error *err)
@@ -128,9 +147,10 @@ static const struct option run_list[] = {
     {.kind = OPTION_GROUP, .help = "The machine:"},
     {.name = "engine",
      .arg = "NAME",
-     .help = "how guest code runs: auto (default), kvm, translate, interpret",
-     .kind = OPTION_STRING,
-     FIELD_AT(engine)},
+     .help = "how guest code runs: auto (default), kvm, translate, interpret;\n"
+             ",irqchip=auto|none|split: interrupt controllers in the kernel, for kvm",
+     .kind = OPTION_CALL,
+     .set = set_engine},
     {.name = "cpus",
      .arg = "N",
      .help = "number of processors, 1 to 16 (default 1)",

@@ -124,6 +124,11 @@ static int end_status(enum vm_end why, int code, int signal, const struct error 
     BUG();
 }
 
+static void say_engine(const struct engine_ops *engine, const char *verb, const char *why)
+{
+    fprintf(stderr, "trapeze: engine %s: %s%s\n", engine->name, verb, why);
+}
+
 /* Makes the machine; "auto" goes on without KVM when that refuses after all. */
 static struct pc *make_machine(const struct run_options *o, struct boot_source *boot, struct event_loop *loop,
                                struct error *err)
@@ -131,17 +136,21 @@ static struct pc *make_machine(const struct run_options *o, struct boot_source *
     struct pc_config config = o->pc;
     config.other = o->choice.other;
     config.firmware = o->firmware ? &boot->kernel : NULL;
+    bool may_refuse = o->choice.other && config.engine == &kvm_engine;
+
+    if (!may_refuse && o->choice.why[0])
+        say_engine(config.engine, "", o->choice.why);
     struct pc *pc = pc_new(&config, boot, loop, err);
 
-    if (!pc && o->choice.other && config.engine == &kvm_engine) {
+    if (!pc && may_refuse) {
         struct error again = {0};
         config.engine = o->choice.other;
         config.other = NULL;
         pc = pc_new(&config, boot, loop, &again);
         if (pc)
-            fprintf(stderr, "trapeze: engine %s: KVM refused: %s\n", config.engine->name, err->text);
-    } else if (pc && o->choice.why[0]) {
-        fprintf(stderr, "trapeze: engine %s: %s\n", config.engine->name, o->choice.why);
+            say_engine(config.engine, "KVM refused: ", err->text);
+    } else if (pc && may_refuse) {
+        say_engine(config.engine, "", o->choice.why);
     }
     return pc;
 }
@@ -189,6 +198,7 @@ int cmd_run(int argc, char **argv)
     struct error err = {0};
     int status;
 
+    clock_tsc_begin();
     if (run_options_parse(&o, argc, argv, &err))
         return cmd_fail(&err);
     if (o.help) {

@@ -79,6 +79,13 @@ struct engine_ops {
     void (*sync)(struct vcpu *vcpu);
     void (*state_changed)(struct vcpu *vcpu);
 
+    /*
+     * Chips in the kernel (cpu/irqchip.h): vCPUs may run from now on; they are parked, until further notice.
+     * No lock is held. park() may come twice. NULL: nothing to do.
+     */
+    int (*resume)(struct vm *vm, struct error *err);
+    void (*park)(struct vm *vm);
+
     /* Drops all cached translations of addresses. On the vCPU's thread or while it is not in run(). */
     void (*flush_tlb)(struct vcpu *vcpu);
 };

@@ -1,7 +1,12 @@
 /*
  * The seam between interrupt controllers and everything else. Implemented in software by hw/apic.c,
- * hw/ioapic.c and hw/pic.c together, and later by the kernel's chips in kvm/. Every function is
- * called with the machine lock held unless it says otherwise.
+ * hw/ioapic.c and hw/pic.c together. Every function is called with the machine lock held unless it says
+ * otherwise.
+ *
+ * An engine may have chips of its own in the kernel (struct kernel_chips). They work while vCPUs may run,
+ * from engine_ops.resume to engine_ops.park: then devices still talk to the chip here, which passes on what
+ * is not its own. Whenever vCPUs are parked, the chip here has all state and does all the work, so that
+ * whoever saves state or changes engines need not know.
  *
  * A chip that has something for a vCPU calls vcpu_request(): VCPU_REQ_INTERRUPT when a vector may be
  * deliverable (spurious requests are harmless), VCPU_REQ_NMI, VCPU_REQ_INIT, VCPU_REQ_SIPI (after
@@ -14,6 +19,30 @@
 
 struct irqchip;
 struct vcpu;
+
+/* A local APIC on its way to or from a kernel. Registers stand at their offset in its page. */
+struct apic_image {
+    u8 page[1024];
+    u64 base; /* IA32_APIC_BASE */
+    u64 tsc_deadline;
+    u64 pv_eoi; /* the MSR */
+};
+
+/* Chips in the kernel, between irqchip_ops.set_kernel() and its undoing. Machine lock held. */
+struct kernel_chips;
+struct kernel_chips_ops {
+    /* A message to the local APICs, which are the kernel's. */
+    void (*message)(struct kernel_chips *k, u64 addr, u32 data);
+
+    /*
+     * Pin @pin of the I/O APIC sends this message when it is level-triggered, and wants to hear when the
+     * interrupt ends (irqchip_ops.eoi). May be called for any change of a pin.
+     */
+    void (*level_pin)(struct kernel_chips *k, unsigned pin, u64 addr, u32 data);
+};
+struct kernel_chips {
+    const struct kernel_chips_ops *ops;
+};
 
 struct irqchip_ops {
     /* Level of global system interrupt @gsi: 0..15 reach PIC and IOAPIC, the rest the IOAPIC. */
@@ -52,11 +81,25 @@ struct irqchip_ops {
 
     /* state.tsc_offset changed: a TSC deadline is nearer or farther than it was. May be NULL. */
     void (*tsc_changed)(struct irqchip *chip, struct vcpu *vcpu);
+
+    /*
+     * For engines with chips in the kernel; vCPUs are parked. From set_kernel(k) on the local APICs here
+     * are not used: ack() has nothing, the 8259s ask vCPU 0 with VCPU_REQ_INTERRUPT for ack_extint(). With
+     * NULL they are again. State moves by get_apic() before and put_apic() after.
+     */
+    void (*set_kernel)(struct irqchip *chip, struct kernel_chips *k);
+    void (*get_apic)(struct irqchip *chip, struct vcpu *vcpu, struct apic_image *image);
+    void (*put_apic)(struct irqchip *chip, struct vcpu *vcpu, const struct apic_image *image);
+    /* The vector that the 8259s want delivered, which becomes in service, or -1. */
+    int (*ack_extint)(struct irqchip *chip);
+    /* A local APIC in the kernel ended a level-triggered interrupt. */
+    void (*eoi)(struct irqchip *chip, u8 vector);
 };
 
 /* The first member of every chip. */
 struct irqchip {
     const struct irqchip_ops *ops;
+    struct kernel_chips *kernel; /* or NULL; changes while no vCPU runs */
 };
 
 #endif

@@ -116,7 +116,7 @@ static void serve_sipi(struct vcpu *vcpu)
 }
 
 /* Bits are cleared before they are served, so that one that comes meanwhile is served again. */
-static void serve_requests(struct vcpu *vcpu)
+void vcpu_serve_signals(struct vcpu *vcpu)
 {
     u32 r = vcpu_requests(vcpu) & (VCPU_REQ_INIT | VCPU_REQ_SIPI);
     if (!r)
@@ -155,6 +155,12 @@ static void serve_exit(struct vcpu *vcpu, enum vcpu_exit why, u32 seen_seq)
     }
 }
 
+/* With a local APIC in the kernel, that is where HLT, INIT and SIPI are. */
+static bool waits_in_kernel(const struct vm *vm)
+{
+    return vm->irqchip && vm->irqchip->kernel;
+}
+
 void *vcpu_main(void *arg)
 {
     struct vcpu *vcpu = arg;
@@ -169,8 +175,8 @@ void *vcpu_main(void *arg)
             vm_park(vm, vcpu);
             continue;
         }
-        serve_requests(vcpu);
-        if (vcpu->state.mp_state == VCPU_MP_WAIT_SIPI) {
+        vcpu_serve_signals(vcpu);
+        if (vcpu->state.mp_state == VCPU_MP_WAIT_SIPI && !waits_in_kernel(vm)) {
             sleep_until_woken(vcpu, seq);
             continue;
         }

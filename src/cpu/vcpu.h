@@ -61,6 +61,9 @@ void vcpu_release(struct vcpu *vcpu);
 void *vcpu_main(void *vcpu);
 void vcpu_reset(struct vcpu *vcpu);
 
+/* Takes pending INIT and SIPI requests. On its thread, or while it is parked. */
+void vcpu_serve_signals(struct vcpu *vcpu);
+
 /* The vCPU whose thread is calling, or NULL. */
 struct vcpu *vcpu_current(void);
 

@@ -176,9 +176,18 @@ static void stop_vcpus(struct vm *vm)
     clear_all(vm, VCPU_REQ_STOP | VCPU_REQ_EXCLUSIVE);
 }
 
-/* Lets parked vCPUs go on, unless the VM has ended. */
-static void unpark_vcpus(struct vm *vm)
+static void engine_park(struct vm *vm)
 {
+    if (vm->engine->park)
+        vm->engine->park(vm);
+}
+
+/* Lets parked vCPUs go on, unless the VM has ended. */
+static void unpark(struct vm *vm)
+{
+    struct error err = {0};
+    if (vm->engine->resume && vm->engine->resume(vm, &err) < 0)
+        vm_end_error(vm, &err);
     lock_acquire(&vm->run_lock);
     if (vm->end_reason == VM_END_NONE)
         clear_all(vm, VCPU_REQ_PAUSE);
@@ -201,7 +210,7 @@ static void resume_vcpus(struct vm *vm)
         }
         pvclock_update(vm->vcpus[i]);
     }
-    unpark_vcpus(vm);
+    unpark(vm);
 }
 
 int vm_start(struct vm *vm, struct error *err)
@@ -228,6 +237,7 @@ void vm_stop(struct vm *vm)
     lock_acquire(&vm->life_lock);
     if (vm->threads_running) {
         stop_vcpus(vm);
+        engine_park(vm);
         engine_down(vm);
         set_virtual_time(vm, false);
         vm->threads_running = false;
@@ -262,6 +272,7 @@ void vm_pause(struct vm *vm)
     vm->paused = true;
     if (vm->threads_running) {
         park_vcpus(vm);
+        engine_park(vm);
         set_virtual_time(vm, false);
     }
     lock_drop(&vm->life_lock);
@@ -333,9 +344,10 @@ int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct erro
     } else {
         if (!vm->paused)
             park_vcpus(vm);
+        engine_park(vm);
         r = replace_engine(vm, engine, err);
         if (!vm->paused)
-            unpark_vcpus(vm);
+            unpark(vm);
     }
     lock_drop(&vm->life_lock);
     return r;

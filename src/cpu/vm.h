@@ -25,6 +25,13 @@ enum vm_end {
     VM_END_ERROR,        /* the host failed: vm->error */
 };
 
+/* Which interrupt controllers an engine's kernel may have. */
+enum kernel_irqchip {
+    KERNEL_IRQCHIP_AUTO,
+    KERNEL_IRQCHIP_NONE,
+    KERNEL_IRQCHIP_SPLIT, /* local APICs */
+};
+
 struct vm {
     struct memory *memory;
     struct irqchip *irqchip; /* set by the board before vm_start() */
@@ -32,6 +39,7 @@ struct vm {
     void *engine_data;
     const struct cpuid_table *cpuid;
     const struct rescue_ops *rescue; /* NULL: none */
+    enum kernel_irqchip kernel_irqchip;
     struct event_loop *loop;
     struct vclock clock;
     struct lock machine_lock;

@@ -93,6 +93,12 @@ bool apic_decode_msi(u64 addr, u32 data, struct apic_message *m)
     return true;
 }
 
+void apic_encode_msi(const struct apic_message *m, u64 *addr, u32 *data)
+{
+    *addr = APIC_DEFAULT_BASE | (m->dest & 0xff) << 12 | (m->logical ? BIT(2) : 0);
+    *data = (u32)m->mode << 8 | m->vector | (m->level ? BIT(15) | BIT(14) : 0);
+}
+
 /* --- interprocessor interrupts --- */
 
 void apic_self_ipi(struct apic *a, u8 vector)

@@ -45,6 +45,13 @@ u32 apic_ldr(const struct apic *a);
 bool apic_accept(struct apic *a, u8 vector, bool level);
 void apic_error(struct apic *a, u32 bit);
 
+/* False: no such register. */
+bool apic_register_read(struct apic *a, u32 reg, u32 *value);
+/* Clears what cannot be in loaded registers. */
+void apic_sanitize(struct apic *a);
+/* Takes an offered PV EOI back. */
+void apic_pv_eoi_settle(struct apic *a);
+
 /* apic-bus.c: the ICR's low half was written. */
 void apic_send_ipi(struct apic *a);
 void apic_self_ipi(struct apic *a, u8 vector);
@@ -61,5 +68,7 @@ u64 apic_timer_read_deadline(const struct apic *a);
 void apic_timer_write_deadline(struct apic *a, u64 value);
 /* Arms the timer for loaded state. */
 void apic_timer_restore(struct apic *a);
+/* The same when @current is what is left to count. */
+void apic_timer_resume(struct apic *a, u32 current);
 
 #endif

@@ -187,6 +187,12 @@ void apic_timer_restore(struct apic *a)
         timer_arm(&a->timer, a->timer_deadline);
 }
 
+void apic_timer_resume(struct apic *a, u32 current)
+{
+    a->timer_deadline = current ? vclock_ns(a->set->clock) + ((u64)current << divide_shift(a)) : 0;
+    apic_timer_restore(a);
+}
+
 void apic_timer_init(struct apic *a)
 {
     timer_init(&a->timer, a->set->loop, a->set->clock, timer_fired);

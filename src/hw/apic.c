@@ -5,7 +5,7 @@
  * Rules:
  *  1. Whatever changes IRR, ISR, TPR, LVT LINT0, an enable bit or the LINT0 level ends with
  *     apic_update(), so that the processor's request is true whenever the machine lock is dropped.
- *  2. While pv_eoi_offered is set the ISR may lag behind the guest. It is caught up by pv_eoi_sync()
+ *  2. While pv_eoi_offered is set the ISR may lag behind the guest. It is caught up by apic_pv_eoi_settle()
  *     on the vCPU's own thread only; until then apic_update() asks for an acknowledge on any IRR bit.
  */
 #include <errno.h>
@@ -148,7 +148,7 @@ static bool pv_eoi_flag(struct apic *a, u32 *flag)
 }
 
 /* Takes the offer back; if the guest had taken it, the interrupt has ended. */
-static void pv_eoi_sync(struct apic *a)
+void apic_pv_eoi_settle(struct apic *a)
 {
     u32 flag;
 
@@ -179,14 +179,14 @@ static void pv_eoi_offer(struct apic *a, u8 vector)
 
 void apic_set_pv_eoi(struct apic *a, u64 msr)
 {
-    pv_eoi_sync(a);
+    apic_pv_eoi_settle(a);
     a->pv_eoi = msr & 1 ? msr & ~2ull : 0;
     apic_update(a);
 }
 
 static void eoi_written(struct apic *a)
 {
-    pv_eoi_sync(a);
+    apic_pv_eoi_settle(a);
     end_of_interrupt(a);
     apic_update(a);
 }
@@ -195,7 +195,7 @@ int apic_ack(struct apic *a)
 {
     int vector;
 
-    pv_eoi_sync(a);
+    apic_pv_eoi_settle(a);
     vector = deliverable(a);
     if (vector >= 0) {
         assign_vector(a->irr, vector, false);
@@ -263,7 +263,7 @@ static bool is_lvt(u32 reg)
 }
 
 /* False: no such register, or one that only can be written. */
-static bool register_read(struct apic *a, u32 reg, u32 *value)
+bool apic_register_read(struct apic *a, u32 reg, u32 *value)
 {
     if (is_lvt(reg)) {
         *value = apic_lvt(a, reg);
@@ -272,7 +272,7 @@ static bool register_read(struct apic *a, u32 reg, u32 *value)
     if (reg >= APIC_ISR && reg < APIC_ESR) {
         const u32 *set = reg < APIC_TMR ? a->isr : reg < APIC_IRR ? a->tmr : a->irr;
 
-        pv_eoi_sync(a);
+        apic_pv_eoi_settle(a);
         *value = set[reg >> 4 & 7];
         return true;
     }
@@ -281,7 +281,7 @@ static bool register_read(struct apic *a, u32 reg, u32 *value)
     case APIC_VERSION: *value = VERSION_VALUE; return true;
     case APIC_TPR: *value = a->tpr; return true;
     case APIC_PPR:
-        pv_eoi_sync(a);
+        apic_pv_eoi_settle(a);
         *value = apic_ppr(a);
         return true;
     case APIC_LDR: *value = apic_ldr(a); return true;
@@ -350,7 +350,7 @@ u32 apic_read(struct apic *a, u32 offset)
 
     if (!apic_hw_enabled(a) || apic_x2(a))
         return 0xffffffff;
-    if (register_read(a, offset, &value)) {
+    if (apic_register_read(a, offset, &value)) {
         apic_update(a);
         return value;
     }
@@ -379,7 +379,7 @@ void apic_write(struct apic *a, u32 offset, u32 value)
     case APIC_RRD: break;
     default:
         /* Writes to read-only registers vanish; the id is fixed as on processors since Nehalem. */
-        if (!register_write(a, offset, value) && !register_read(a, offset, &unused))
+        if (!register_write(a, offset, value) && !apic_register_read(a, offset, &unused))
             apic_error(a, APIC_ESR_REGISTER);
     }
     apic_update(a);
@@ -452,7 +452,7 @@ static int x2_read(struct apic *a, u32 reg, u64 *value)
 {
     u32 low;
 
-    if (!register_read(a, reg, &low))
+    if (!apic_register_read(a, reg, &low))
         return -1;
     *value = low;
     if (reg == APIC_ICR)
@@ -523,6 +523,12 @@ void apic_reset(struct apic *a, bool init)
     apic_update(a);
 }
 
+void apic_suspend(struct apic *a)
+{
+    timer_cancel(&a->timer);
+    a->set->ops->lower(a->set->owner, a->id);
+}
+
 void apic_set_virtual_wire(struct apic_set *s)
 {
     struct apic *bsp = &s->apic[0];
@@ -556,14 +562,10 @@ static const struct field apic_fields[] = {
     FIELD_END,
 };
 
-static int apic_post_load(void *object, unsigned version, struct error *err)
+void apic_sanitize(struct apic *a)
 {
-    struct apic *a = object;
     unsigned n;
 
-    if ((a->base & a->set->base_reserved) ||
-        (a->base & (APIC_BASE_EXTD | APIC_BASE_ENABLE)) == APIC_BASE_EXTD)
-        return error_set(err, EINVAL, "saved APIC base 0x%llx is not valid", (unsigned long long)a->base);
     a->tpr &= 0xff;
     a->dfr |= DFR_RESERVED;
     a->icr &= ICR_WRITABLE;
@@ -574,6 +576,16 @@ static int apic_post_load(void *object, unsigned version, struct error *err)
     a->isr[0] &= 0xffff0000; /* vectors 0..15 do not exist */
     a->tmr[0] &= 0xffff0000;
     a->irr[0] &= 0xffff0000;
+}
+
+static int apic_post_load(void *object, unsigned version, struct error *err)
+{
+    struct apic *a = object;
+
+    if ((a->base & a->set->base_reserved) ||
+        (a->base & (APIC_BASE_EXTD | APIC_BASE_ENABLE)) == APIC_BASE_EXTD)
+        return error_set(err, EINVAL, "saved APIC base 0x%llx is not valid", (unsigned long long)a->base);
+    apic_sanitize(a);
     apic_timer_restore(a);
     apic_update(a);
     return 0;

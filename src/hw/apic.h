@@ -168,6 +168,9 @@ bool apic_deliver(struct apic_set *s, const struct apic_message *m);
 /* The message that a write of @data to @addr makes; false when @addr is not an MSI address. */
 bool apic_decode_msi(u64 addr, u32 data, struct apic_message *m);
 
+/* The other way round. */
+void apic_encode_msi(const struct apic_message *m, u64 *addr, u32 *data);
+
 /* Level at LINT0 or LINT1 of all processors. */
 void apic_set_lint(struct apic_set *s, unsigned lint, bool level);
 
@@ -182,6 +185,15 @@ int apic_msr_write(struct apic *a, u32 index, u64 value);
 u64 apic_page(const struct apic *a);
 void apic_reset(struct apic *a, bool init);
 void apic_set_pv_eoi(struct apic *a, u64 msr);
+
+/* To and from a kernel's: see apic_image in cpu/irqchip.h. On the processor's own thread or while it waits.
+ */
+struct apic_image;
+void apic_get_image(struct apic *a, struct apic_image *image);
+void apic_put_image(struct apic *a, const struct apic_image *image);
+
+/* Somebody else does its work: it asks for nothing and its timer stands still, until the next put_image. */
+void apic_suspend(struct apic *a);
 
 /* The processor's TSC offset changed: the deadline is looked at anew. */
 void apic_tsc_changed(struct apic *a);

@@ -20,7 +20,7 @@
     (IOAPIC_VECTOR | 7ull << IOAPIC_DELIVERY_SHIFT | IOAPIC_LOGICAL | IOAPIC_ACTIVE_LOW | IOAPIC_LEVEL | \
      IOAPIC_MASKED | 0xffull << IOAPIC_DEST_SHIFT)
 
-static bool ioapic_send(struct ioapic *io, unsigned pin)
+struct apic_message ioapic_message(const struct ioapic *io, unsigned pin)
 {
     u64 e = io->redir[pin];
     struct apic_message m = {
@@ -33,6 +33,13 @@ static bool ioapic_send(struct ioapic *io, unsigned pin)
 
     if (m.dest == 0xff)
         m.dest = APIC_BROADCAST;
+    return m;
+}
+
+static bool ioapic_send(struct ioapic *io, unsigned pin)
+{
+    struct apic_message m = ioapic_message(io, pin);
+
     trace(irq, "IOAPIC pin %u sends vector 0x%02x mode %u to %s 0x%x", pin, m.vector, m.mode,
           m.logical ? "logical" : "physical", m.dest);
     return io->send(io->owner, &m);
@@ -99,6 +106,8 @@ static void redir_write(struct ioapic *io, unsigned index, u32 value)
     if (!(*e & IOAPIC_LEVEL))
         *e &= ~IOAPIC_REMOTE_IRR;
     trace(irq, "IOAPIC pin %u entry 0x%016llx", pin, (unsigned long long)*e);
+    if (io->entry_written)
+        io->entry_written(io->owner, pin);
     ioapic_service_level(io, pin);
 }
 

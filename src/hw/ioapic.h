@@ -36,6 +36,7 @@ struct ioapic {
     struct memory *memory;
     struct io_region region;
     ioapic_send_fn *send;
+    void (*entry_written)(void *owner, unsigned pin); /* or NULL; set by the owner */
     void *owner;
     u8 select; /* IOREGSEL */
     u32 id;    /* bits 27:24 */
@@ -45,6 +46,9 @@ struct ioapic {
 
 int ioapic_init(struct ioapic *io, struct memory *m, ioapic_send_fn *send, void *owner, struct error *err);
 void ioapic_release(struct ioapic *io);
+
+/* What pin @pin sends when it sends, whether it is masked or not. */
+struct apic_message ioapic_message(const struct ioapic *io, unsigned pin);
 
 /* Is pin @pin, 0..23, asserted? */
 void ioapic_set_pin(struct ioapic *io, unsigned pin, bool asserted);

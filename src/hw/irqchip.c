@@ -89,31 +89,58 @@ static void soft_send_msi(struct irqchip *chip, u64 addr, u32 data)
 {
     struct apic_message m;
 
-    if (apic_decode_msi(addr, data, &m))
+    if (chip->kernel)
+        chip->kernel->ops->message(chip->kernel, addr, data);
+    else if (apic_decode_msi(addr, data, &m))
         apic_deliver(&soft(chip)->apics, &m);
     else
         log_guest("message signalled interrupt to 0x%llx, which is no APIC", (unsigned long long)addr);
 }
 
-static bool ioapic_message(void *owner, const struct apic_message *m)
+static bool ioapic_sends(void *owner, const struct apic_message *m)
 {
     struct soft_irqchip *s = owner;
+    u64 addr;
+    u32 data;
 
-    return apic_deliver(&s->apics, m);
+    if (!s->chip.kernel)
+        return apic_deliver(&s->apics, m);
+    apic_encode_msi(m, &addr, &data);
+    s->chip.kernel->ops->message(s->chip.kernel, addr, data);
+    return true;
+}
+
+/* Chips in the kernel say when a level-triggered interrupt ends, if they know which ones are. */
+static void ioapic_entry_written(void *owner, unsigned pin)
+{
+    struct soft_irqchip *s = owner;
+    struct apic_message m = ioapic_message(&s->ioapic, pin);
+    u64 addr;
+    u32 data;
+
+    if (!s->chip.kernel)
+        return;
+    apic_encode_msi(&m, &addr, &data);
+    s->chip.kernel->ops->level_pin(s->chip.kernel, pin, addr, data);
 }
 
 static void pic_intr(void *owner, unsigned line, bool level)
 {
     struct soft_irqchip *s = owner;
 
-    apic_set_lint(&s->apics, line, level);
+    if (!s->chip.kernel)
+        apic_set_lint(&s->apics, line, level);
+    else if (level)
+        target_raise(s, 0, APIC_SIGNAL_INTERRUPT);
+    else
+        target_lower(s, 0);
 }
 
 /* --- from the processors --- */
 
 static int soft_ack(struct irqchip *chip, struct vcpu *vcpu)
 {
-    return apic_ack(apic_of(chip, vcpu));
+    return chip->kernel ? -1 : apic_ack(apic_of(chip, vcpu));
 }
 
 static u8 soft_get_cr8(struct irqchip *chip, struct vcpu *vcpu)
@@ -126,13 +153,28 @@ static void soft_set_cr8(struct irqchip *chip, struct vcpu *vcpu, u8 value)
     apic_set_cr8(apic_of(chip, vcpu), value);
 }
 
+/*
+ * An instruction that KVM did not know and that is executed elsewhere may ask for an APIC, of all things. One
+ * in the kernel cannot be reached from here.
+ */
+static bool not_here(const struct irqchip *chip, u32 reg)
+{
+    if (chip->kernel)
+        log_guest("access to APIC register 0x%x, which is in the kernel, is lost", reg);
+    return chip->kernel;
+}
+
 static u32 soft_apic_read(struct irqchip *chip, struct vcpu *vcpu, u32 offset)
 {
+    if (not_here(chip, offset))
+        return 0;
     return apic_read(apic_of(chip, vcpu), offset);
 }
 
 static void soft_apic_write(struct irqchip *chip, struct vcpu *vcpu, u32 offset, u32 value)
 {
+    if (not_here(chip, offset))
+        return;
     if (offset == APIC_ICR)
         vcpu->counters.ipis++;
     apic_write(apic_of(chip, vcpu), offset, value);
@@ -140,11 +182,15 @@ static void soft_apic_write(struct irqchip *chip, struct vcpu *vcpu, u32 offset,
 
 static int soft_msr_read(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 *value)
 {
+    if (not_here(chip, index))
+        return -1;
     return apic_msr_read(apic_of(chip, vcpu), index, value);
 }
 
 static int soft_msr_write(struct irqchip *chip, struct vcpu *vcpu, u32 index, u64 value)
 {
+    if (not_here(chip, index))
+        return -1;
     if (index == MSR_X2APIC_FIRST + (APIC_ICR >> 4) || index == MSR_X2APIC_FIRST + (APIC_SELF_IPI >> 4))
         vcpu->counters.ipis++;
     return apic_msr_write(apic_of(chip, vcpu), index, value);
@@ -170,6 +216,45 @@ static void soft_tsc_changed(struct irqchip *chip, struct vcpu *vcpu)
     apic_tsc_changed(apic_of(chip, vcpu));
 }
 
+/* --- chips in the kernel --- */
+
+static void soft_set_kernel(struct irqchip *chip, struct kernel_chips *k)
+{
+    struct soft_irqchip *s = soft(chip);
+    bool intr = pic_pending(&s->pic);
+
+    chip->kernel = k;
+    for (unsigned i = 0; k && i < s->apics.count; i++)
+        apic_suspend(&s->apics.apic[i]);
+    for (unsigned pin = 0; k && pin < IOAPIC_PINS; pin++)
+        ioapic_entry_written(s, pin);
+    s->apics.lint[0] = intr && !k; /* no edge: put_apic() looks at the level */
+    if (k && intr)
+        pic_intr(s, 0, true);
+}
+
+static void soft_get_apic(struct irqchip *chip, struct vcpu *vcpu, struct apic_image *image)
+{
+    apic_get_image(apic_of(chip, vcpu), image);
+}
+
+static void soft_put_apic(struct irqchip *chip, struct vcpu *vcpu, const struct apic_image *image)
+{
+    apic_put_image(apic_of(chip, vcpu), image);
+}
+
+static int soft_ack_extint(struct irqchip *chip)
+{
+    struct soft_irqchip *s = soft(chip);
+
+    return pic_pending(&s->pic) ? pic_ack(&s->pic) : -1;
+}
+
+static void soft_eoi(struct irqchip *chip, u8 vector)
+{
+    ioapic_eoi(&soft(chip)->ioapic, vector);
+}
+
 static const struct irqchip_ops soft_ops = {
     .set_gsi = soft_set_gsi,
     .send_msi = soft_send_msi,
@@ -184,6 +269,11 @@ static const struct irqchip_ops soft_ops = {
     .vcpu_reset = soft_vcpu_reset,
     .set_pv_eoi = soft_set_pv_eoi,
     .tsc_changed = soft_tsc_changed,
+    .set_kernel = soft_set_kernel,
+    .get_apic = soft_get_apic,
+    .put_apic = soft_put_apic,
+    .ack_extint = soft_ack_extint,
+    .eoi = soft_eoi,
 };
 
 /* --- life cycle --- */
@@ -209,9 +299,10 @@ int soft_irqchip_init(struct soft_irqchip *s, struct vm *vm, struct error *err)
     r = apic_set_init(&s->apics, &config, err);
     if (r)
         return r;
-    r = ioapic_init(&s->ioapic, vm->memory, ioapic_message, s, err);
+    r = ioapic_init(&s->ioapic, vm->memory, ioapic_sends, s, err);
     if (r)
         goto no_ioapic;
+    s->ioapic.entry_written = ioapic_entry_written;
     r = pic_init(&s->pic, vm->memory, intr, err);
     if (r)
         goto no_pic;

@@ -10,8 +10,8 @@
  * A port, MMIO or MSR exit is half an instruction: the kernel completes it at the next KVM_RUN.
  * `unfinished` says so, and nobody looks at registers before kvm_finish() has let it do so.
  *
- * Interrupt controllers are those of hw/: the kernel has none (KVM_CREATE_IRQCHIP is not called).
- * Therefore a halted vCPU, its local APIC and the choice of a vector are our business (run.c).
+ * Interrupt controllers are those of hw/, or the kernel has the local APICs (chips.c). In the first case a
+ * halted vCPU, its local APIC and the choice of a vector are our business (run.c).
  */
 #ifndef TRAPEZE_KVM_INTERNAL_H
 #define TRAPEZE_KVM_INTERNAL_H
@@ -43,6 +43,8 @@ struct kvm_host {
     bool has_arch_capabilities;
 };
 
+#define KVM_PINS 24 /* of the I/O APIC */
+
 #define KVM_SLOTS 3 /* below and above the VGA window, and above 4 GiB */
 
 struct kvm_vm {
@@ -56,8 +58,13 @@ struct kvm_vm {
     struct dirty_source dirty;
     struct lock dirty_lock; /* for the rings */
     bool rings;             /* dirty rings instead of bitmaps */
-    bool
-        exits_on_failure; /* else KVM gives #UD to user mode for what it cannot emulate (before Linux 5.15) */
+    bool exits_on_failure;  /* else KVM gives #UD to user mode for what it cannot emulate (before 5.15) */
+    bool apics;             /* the local APICs are the kernel's */
+    struct kernel_chips chips;
+    struct {
+        u64 addr;
+        u32 data;
+    } pin[KVM_PINS]; /* of level-triggered ones, as the kernel knows them */
 };
 
 struct kvm_cpu {
@@ -149,7 +156,7 @@ int kvm_one_msr(int fd, unsigned long request, u32 index, u64 *value);
 /* Chooses the MSRs to move from those this KVM knows. */
 int kvm_choose_msrs(struct kvm_host *h, struct error *err);
 /* The kernel keeps this MSR while the guest runs. */
-bool kvm_keeps_msr(const struct kvm_host *h, u32 index);
+bool kvm_keeps_msr(const struct kvm_vm *kvm, u32 index);
 /* Lets the guest have exactly the MSRs that the kernel keeps. */
 int kvm_filter_msrs(const struct kvm_vm *kvm, struct error *err);
 
@@ -158,6 +165,19 @@ int kvm_push_state(struct kvm_cpu *k);
 int kvm_fetch_state(struct kvm_cpu *k);
 int kvm_push_tsc(struct kvm_cpu *k);
 int kvm_push_apic_base(struct kvm_cpu *k, u64 base);
+
+/* --- chips.c --- */
+
+extern const struct kernel_chips_ops kvm_chips_ops;
+
+/* Before there are vCPUs: sets kvm->apics. */
+int kvm_chips_choose(struct kvm_vm *kvm, const struct vm *vm, struct error *err);
+/* engine_ops.resume and park. */
+int kvm_chips_take(struct vm *vm, struct error *err);
+void kvm_chips_give_back(struct vm *vm);
+/* With APICs in the kernel it has mp_state, and it moves with the registers. */
+int kvm_push_mp_state(struct kvm_cpu *k);
+int kvm_fetch_mp_state(struct kvm_cpu *k);
 
 /* --- run.c --- */
 

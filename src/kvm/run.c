@@ -125,7 +125,7 @@ static int serve_msr(struct kvm_cpu *k, bool write)
     int r = -1;
 
     k->unfinished = true;
-    if (!kvm_keeps_msr(&k->kvm->host, index))
+    if (!kvm_keeps_msr(k->kvm, index))
         r = write ? cpu_wrmsr(vcpu, index, value) : cpu_rdmsr(vcpu, index, &value);
     run->msr.error = r != 0;
     run->msr.data = value;
@@ -137,6 +137,14 @@ static int serve_msr(struct kvm_cpu *k, bool write)
     else
         r = kvm_push_tsc(k);
     return r ? VCPU_EXIT_ERROR : GO_ON;
+}
+
+static void serve_eoi(struct kvm_cpu *k)
+{
+    struct vm *vm = k->vcpu->vm;
+    lock_acquire(&vm->machine_lock);
+    vm->irqchip->ops->eoi(vm->irqchip, k->run->eoi.vector);
+    lock_drop(&vm->machine_lock);
 }
 
 static void trace_rescue(const struct kvm_cpu *k)
@@ -169,7 +177,8 @@ static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
     if (!k->rescue && !(k->rescue = ops->attach(vcpu, &vcpu->error)))
         return VCPU_EXIT_ERROR;
     bool soon = vcpu->counters.kvm_exits - k->exits_at_rescue <= RESCUE_SOON;
-    k->burst = soon ? MIN(k->burst * 2, (unsigned)RESCUE_MAX) : 1;
+    /* The interpreter does not reach APICs in the kernel. */
+    k->burst = soon && !k->kvm->apics ? MIN(k->burst * 2, (unsigned)RESCUE_MAX) : 1;
     k->exits_at_rescue = vcpu->counters.kvm_exits;
     vcpu->counters.kvm_rescues++;
     trace_rescue(k);
@@ -192,6 +201,7 @@ static int serve_exit(struct kvm_cpu *k)
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR: return GO_ON;
+    case KVM_EXIT_IOAPIC_EOI: serve_eoi(k); return GO_ON;
     case KVM_EXIT_DIRTY_RING_FULL: kvm_dirty_harvest(k->kvm); return GO_ON;
     case KVM_EXIT_SHUTDOWN: return VCPU_EXIT_TRIPLE_FAULT;
     case KVM_EXIT_INTERNAL_ERROR: return rescue(k, "internal error", run->internal.suberror);
@@ -208,7 +218,7 @@ static int serve_exit(struct kvm_cpu *k)
 static void take_cr8(struct kvm_cpu *k)
 {
     struct vm *vm = k->vcpu->vm;
-    if (likely(k->run->cr8 == k->cr8) || !vm->irqchip)
+    if (likely(k->run->cr8 == k->cr8) || !vm->irqchip || k->kvm->apics)
         return;
     k->cr8 = k->run->cr8;
     lock_acquire(&vm->machine_lock);
@@ -219,7 +229,7 @@ static void take_cr8(struct kvm_cpu *k)
 static void give_cr8(struct kvm_cpu *k)
 {
     struct vm *vm = k->vcpu->vm;
-    if (!k->cr8_stale || !vm->irqchip)
+    if (!k->cr8_stale || !vm->irqchip || k->kvm->apics)
         return;
     k->cr8_stale = false;
     lock_acquire(&vm->machine_lock);
@@ -275,7 +285,8 @@ static int acknowledge(struct kvm_cpu *k)
 {
     struct vm *vm = k->vcpu->vm;
     lock_acquire(&vm->machine_lock);
-    int vector = vm->irqchip->ops->ack(vm->irqchip, k->vcpu);
+    const struct irqchip_ops *ops = vm->irqchip->ops;
+    int vector = k->kvm->apics ? ops->ack_extint(vm->irqchip) : ops->ack(vm->irqchip, k->vcpu);
     lock_drop(&vm->machine_lock);
     return vector;
 }
@@ -346,8 +357,9 @@ static int one_round(struct kvm_cpu *k)
         return kvm_finish(k) ? VCPU_EXIT_ERROR : VCPU_EXIT_REQUEST;
     if (requests & VCPU_REQ_FLUSH_TLB)
         vcpu_request_clear(vcpu, VCPU_REQ_FLUSH_TLB);
+    bool halts_here = !k->kvm->apics;
     if (k->ours) {
-        if (vcpu->state.mp_state == VCPU_MP_HALTED && !wakes_without_kernel(k))
+        if (halts_here && vcpu->state.mp_state == VCPU_MP_HALTED && !wakes_without_kernel(k))
             return VCPU_EXIT_HALT;
         if (kvm_push_state(k) != 0)
             return VCPU_EXIT_ERROR;
@@ -359,7 +371,7 @@ static int one_round(struct kvm_cpu *k)
         inject_nmi(k);
     if (inject_interrupt(k) != 0)
         return VCPU_EXIT_ERROR;
-    if (vcpu->state.mp_state == VCPU_MP_HALTED)
+    if (halts_here && vcpu->state.mp_state == VCPU_MP_HALTED)
         return VCPU_EXIT_HALT;
     int r = enter(k);
     if (r == 0)

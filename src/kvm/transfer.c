@@ -34,6 +34,9 @@ static const struct {
     {MSR_DEBUGCTL, offsetof(struct x86_state, debugctl)},
 };
 
+/* Those of local APICs in the kernel, which chips.c moves. It does not filter those of x2APIC mode. */
+static const u32 apic[] = {MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_KVM_PV_EOI_EN};
+
 /* Part of kvm_sregs, or nobody's state: the kernel serves them, but they need not be moved. */
 static const u32 passed[] = {MSR_EFER, MSR_FS_BASE, MSR_GS_BASE, MSR_PRED_CMD, MSR_ARCH_CAPABILITIES};
 
@@ -77,8 +80,12 @@ int kvm_choose_msrs(struct kvm_host *h, struct error *err)
     return 0;
 }
 
-bool kvm_keeps_msr(const struct kvm_host *h, u32 index)
+bool kvm_keeps_msr(const struct kvm_vm *kvm, u32 index)
 {
+    const struct kvm_host *h = &kvm->host;
+    for (unsigned i = 0; kvm->apics && i < ARRAY_SIZE(apic); i++)
+        if (apic[i] == index)
+            return true;
     for (unsigned i = 0; i < h->msr_count; i++)
         if (h->msr[i].index == index)
             return true;
@@ -90,14 +97,14 @@ bool kvm_keeps_msr(const struct kvm_host *h, u32 index)
 
 int kvm_filter_msrs(const struct kvm_vm *kvm, struct error *err)
 {
-    enum { RANGES = 2, COUNT = 0x1000 };
-    static const u32 base[RANGES] = {0, 0xc0000000};
+    enum { RANGES = 3, COUNT = 0x1000 };
+    static const u32 base[RANGES] = {0, 0xc0000000, MSR_KVM_WALL_CLOCK_NEW};
     u8 bitmap[RANGES][COUNT / 8] = {{0}};
     struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
 
     for (unsigned r = 0; r < RANGES; r++) {
         for (u32 i = 0; i < COUNT; i++)
-            if (kvm_keeps_msr(&kvm->host, base[r] + i))
+            if (kvm_keeps_msr(kvm, base[r] + i))
                 bitmap[r][i / 8] |= (u8)(1u << i % 8);
         filter.ranges[r] = (struct kvm_msr_filter_range){.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
                                                          .nmsrs = COUNT,
@@ -193,7 +200,10 @@ static int push_sregs(struct kvm_cpu *k)
     struct vcpu *vcpu = k->vcpu;
     struct irqchip *chip = vcpu->vm->irqchip;
     struct kvm_sregs sregs = {.apic_base = 0xfee00800 | (vcpu->index ? 0 : BIT(8))};
-    if (chip) {
+    if (k->kvm->apics) {
+        sregs.cr8 = k->cr8;
+        sregs.apic_base = k->apic_base;
+    } else if (chip) {
         u64 base;
         lock_acquire(&vcpu->vm->machine_lock);
         sregs.cr8 = chip->ops->get_cr8(chip, vcpu);
@@ -249,6 +259,8 @@ int kvm_push_state(struct kvm_cpu *k)
     kvm_events_from_state(&events, s);
     if (ioctl(k->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
         return failed(k, "the pending events");
+    if (kvm_push_mp_state(k) != 0)
+        return -EIO;
     k->ours = false;
     k->unfinished = false;
     k->window = false;
@@ -280,8 +292,12 @@ int kvm_fetch_state(struct kvm_cpu *k)
         ioctl(k->fd, KVM_GET_DEBUGREGS, &debug) < 0 || ioctl(k->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
         return failed(k, "to show the registers");
     int r = fetch_xsave(k);
+    if (!r)
+        r = kvm_fetch_mp_state(k);
     if (r)
         return r;
+    k->cr8 = sregs.cr8;
+    k->apic_base = sregs.apic_base;
     kvm_regs_to_state(&regs, s);
     kvm_sregs_to_state(&sregs, s);
     kvm_debugregs_to_state(&debug, s);

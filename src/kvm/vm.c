@@ -178,7 +178,7 @@ static int add_memory(struct kvm_vm *kvm, struct error *err)
     return 0;
 }
 
-static int set_up(struct kvm_vm *kvm, struct error *err)
+static int set_up(struct kvm_vm *kvm, const struct vm *vm, struct error *err)
 {
     u64 identity = IDENTITY_MAP_ADDR;
     struct kvm_enable_cap msr_exits = {
@@ -197,7 +197,9 @@ static int set_up(struct kvm_vm *kvm, struct error *err)
     kvm->exits_on_failure = ioctl(kvm->fd, KVM_ENABLE_CAP, &failures) == 0;
     (void)ioctl(kvm->fd, KVM_ENABLE_CAP, &quirks);
     kvm_dirty_choose(kvm);
-    int r = kvm_filter_msrs(kvm, err);
+    int r = kvm_chips_choose(kvm, vm, err);
+    if (!r)
+        r = kvm_filter_msrs(kvm, err);
     if (!r)
         r = add_memory(kvm, err);
     return r ? r : kvm_dirty_attach(kvm, err);
@@ -225,6 +227,7 @@ static int init(struct vm *vm, struct error *err)
         return error_set_errno(err, ENOMEM, "cannot create the VM");
     kvm->fd = kvm->host.fd = -1;
     kvm->memory = vm->memory;
+    kvm->chips.ops = &kvm_chips_ops;
     lock_init(&kvm->dirty_lock, LOCK_RANK_LEAF);
     vm->engine_data = kvm;
     int r = kvm_install_kick(err);
@@ -232,7 +235,7 @@ static int init(struct vm *vm, struct error *err)
         r = kvm_host_open(&kvm->host, err);
     if (!r) {
         kvm->fd = ioctl(kvm->host.fd, KVM_CREATE_VM, 0);
-        r = kvm->fd < 0 ? error_set_errno(err, errno, "KVM does not create a VM") : set_up(kvm, err);
+        r = kvm->fd < 0 ? error_set_errno(err, errno, "KVM does not create a VM") : set_up(kvm, vm, err);
     }
     if (r)
         release(vm);
@@ -332,5 +335,7 @@ const struct engine_ops kvm_engine = {
     .kick = kick,
     .sync = sync_state,
     .state_changed = state_changed,
+    .resume = kvm_chips_take,
+    .park = kvm_chips_give_back,
     .flush_tlb = flush_tlb,
 };

@@ -2,7 +2,7 @@
  * Boots a kernel as "trapeze run" does and gives the machine another engine every few milliseconds. What
  * the guest makes of it is for the script that calls this. The status is the guest's, see cmd/commands.h.
  *
- * SWITCH_TRACE in the environment: trace categories.
+ * SWITCH_TRACE in the environment: trace categories; SWITCH_IRQCHIP: the interrupt controllers of KVM.
  * usage: switch-engines ENGINE,ENGINE,... MILLISECONDS CPUS KERNEL INITRD COMMAND-LINE CONSOLE
  */
 #include <errno.h>
@@ -103,6 +103,13 @@ static int juggle(struct juggler *j, const struct pc_config *config, struct boot
     return j->failed || why != VM_END_POWEROFF;
 }
 
+static enum kernel_irqchip irqchip_of(const char *name)
+{
+    if (!name || !strcmp(name, "auto"))
+        return KERNEL_IRQCHIP_AUTO;
+    return strcmp(name, "none") ? KERNEL_IRQCHIP_SPLIT : KERNEL_IRQCHIP_NONE;
+}
+
 int main(int argc, char **argv)
 {
     struct juggler j = {.count = 0};
@@ -125,6 +132,7 @@ int main(int argc, char **argv)
                                .cpu_model = "host",
                                .cpus = (unsigned)strtoul(argv[3], NULL, 10),
                                .memory = 256u << 20,
+                               .irqchip = irqchip_of(getenv("SWITCH_IRQCHIP")),
                                .no_reboot = true,
                                .console = argv[7]};
     int status = juggle(&j, &config, &boot);

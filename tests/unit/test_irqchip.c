@@ -238,6 +238,162 @@ static void a_moved_tsc_moves_the_deadline(void **state)
     assert_int_equal(ack(t, 0), 0xec);
 }
 
+/* --- chips in the kernel --- */
+
+/* What such chips were told last. */
+static struct {
+    struct kernel_chips chips;
+    unsigned messages, level_pin;
+    u64 addr, level_addr;
+    u32 data, level_data;
+} kernel;
+
+static void kernel_message(struct kernel_chips *k, u64 addr, u32 data)
+{
+    kernel.messages++;
+    kernel.addr = addr;
+    kernel.data = data;
+}
+
+static void kernel_level_pin(struct kernel_chips *k, unsigned pin, u64 addr, u32 data)
+{
+    if (!(data & BIT(15)))
+        return;
+    kernel.level_pin = pin;
+    kernel.level_addr = addr;
+    kernel.level_data = data;
+}
+
+static const struct kernel_chips_ops kernel_ops = {.message = kernel_message, .level_pin = kernel_level_pin};
+
+static void set_kernel(struct fixture *t, bool on)
+{
+    if (on) {
+        memset(&kernel, 0, sizeof kernel);
+        kernel.chips.ops = &kernel_ops;
+    }
+    chip(t)->ops->set_kernel(chip(t), on ? &kernel.chips : NULL);
+}
+
+static void messages_go_to_apics_in_the_kernel(void **state)
+{
+    struct fixture *t = *state;
+
+    ioapic_entry(t, 5, 1ull << 56 | 0x44);
+    set_kernel(t, true);
+    chip(t)->ops->send_msi(chip(t), 0xfee00000, 0x55);
+    assert_int_equal(kernel.addr, 0xfee00000);
+    assert_int_equal(kernel.data, 0x55);
+    set_gsi(t, 5, true);
+    assert_int_equal(kernel.messages, 2);
+    assert_int_equal(kernel.addr, 0xfee01000);
+    assert_int_equal(kernel.data, 0x44);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT) || requested(t, 1, VCPU_REQ_INTERRUPT));
+}
+
+static void a_kernel_knows_level_pins_and_tells_their_end(void **state)
+{
+    struct fixture *t = *state;
+
+    ioapic_entry(t, 16, 0x8051);
+    set_kernel(t, true);
+    assert_int_equal(kernel.level_pin, 16);
+    assert_int_equal(kernel.level_data, 0xc051);
+    ioapic_entry(t, 17, 1ull << 56 | 0x8052);
+    assert_int_equal(kernel.level_pin, 17);
+    assert_int_equal(kernel.level_addr, 0xfee01000);
+    set_gsi(t, 16, true);
+    assert_int_equal(kernel.messages, 1);
+    chip(t)->ops->eoi(chip(t), 0x51); /* still asserted */
+    assert_int_equal(kernel.messages, 2);
+    set_gsi(t, 16, false);
+    chip(t)->ops->eoi(chip(t), 0x51);
+    assert_int_equal(kernel.messages, 2);
+}
+
+static void pics_ask_for_themselves_beside_a_kernel(void **state)
+{
+    struct fixture *t = *state;
+
+    init_pics(t);
+    set_gsi(t, 4, true);
+    set_kernel(t, true);
+    assert_true(requested(t, 0, VCPU_REQ_INTERRUPT));
+    assert_int_equal(ack(t, 0), -1);
+    assert_int_equal(chip(t)->ops->ack_extint(chip(t)), 0x34);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+    assert_int_equal(chip(t)->ops->ack_extint(chip(t)), -1);
+    set_gsi(t, 3, true);
+    assert_true(requested(t, 0, VCPU_REQ_INTERRUPT));
+}
+
+/* An APIC's image, and all that can be read of it. */
+static void read_all(struct fixture *t, unsigned cpu, u32 out[64])
+{
+    for (u32 reg = 0; reg < 64; reg++)
+        out[reg] =
+            reg << 4 == APIC_TIMER_CURRENT ? 0 : chip(t)->ops->apic_read(chip(t), t->vm.vcpus[cpu], reg << 4);
+}
+
+static void an_apic_moves_to_a_kernel_and_back(void **state)
+{
+    struct fixture *t = *state;
+    struct vcpu *vcpu = t->vm.vcpus[1];
+    struct apic_image image;
+    u32 before[64], after[64];
+
+    apic_set(t, 1, APIC_SVR, 0x1ff);
+    apic_set(t, 1, APIC_TPR, 0x25);
+    apic_set(t, 1, APIC_LDR, 2 << 24);
+    apic_set(t, 1, APIC_LVT_LINT0, 0x700);
+    apic_set(t, 1, APIC_LVT_TIMER, 0x200ee);
+    apic_set(t, 1, APIC_TIMER_DIVIDE, 0xb);
+    apic_set(t, 1, APIC_TIMER_INITIAL, 0xfffffff0);
+    chip(t)->ops->send_msi(chip(t), 0xfee01000, 0x91);
+    assert_int_equal(ack(t, 1), 0x91);
+    chip(t)->ops->send_msi(chip(t), 0xfee01000, 0xc0a1);
+    chip(t)->ops->send_msi(chip(t), 0xfee01000, 0x92);
+    read_all(t, 1, before);
+    chip(t)->ops->get_apic(chip(t), vcpu, &image);
+    set_kernel(t, true);
+    assert_false(requested(t, 1, VCPU_REQ_INTERRUPT));
+    assert_int_equal(get_le32(image.page + APIC_ID), 1 << 24);
+    assert_int_equal(get_le32(image.page + APIC_TIMER_CURRENT), 0xfffffff0);
+    chip(t)->ops->vcpu_reset(chip(t), vcpu, false);
+    set_kernel(t, false);
+    put_le32(image.page + APIC_TIMER_CURRENT, 0x12345678);
+    chip(t)->ops->put_apic(chip(t), vcpu, &image);
+    read_all(t, 1, after);
+    assert_memory_equal(before, after, sizeof before);
+    assert_int_equal(chip(t)->ops->apic_read(chip(t), vcpu, APIC_TIMER_CURRENT), 0x12345678);
+    assert_true(requested(t, 1, VCPU_REQ_INTERRUPT));
+    assert_int_equal(ack(t, 1), 0xa1);
+}
+
+static void an_x2apic_moves_with_its_deadline(void **state)
+{
+    struct fixture *t = *state;
+    struct vcpu *vcpu = t->vm.vcpus[0];
+    const struct irqchip_ops *ops = chip(t)->ops;
+    struct apic_image image;
+    u64 value, far = vcpu_tsc(vcpu) + (1ull << 50);
+
+    t->chip.apics.x2apic = true;
+    assert_int_equal(ops->msr_write(chip(t), vcpu, MSR_APIC_BASE, 0xfee00d00), 0);
+    assert_int_equal(ops->msr_write(chip(t), vcpu, 0x832, 0x400ef), 0);
+    assert_int_equal(ops->msr_write(chip(t), vcpu, MSR_TSC_DEADLINE, far), 0);
+    ops->get_apic(chip(t), vcpu, &image);
+    assert_int_equal(image.base, 0xfee00d00);
+    assert_int_equal(image.tsc_deadline, far);
+    assert_int_equal(get_le32(image.page + APIC_LDR), 1);
+    ops->vcpu_reset(chip(t), vcpu, false);
+    ops->put_apic(chip(t), vcpu, &image);
+    assert_int_equal(ops->msr_read(chip(t), vcpu, MSR_TSC_DEADLINE, &value), 0);
+    assert_int_equal(value, far);
+    assert_int_equal(ops->msr_read(chip(t), vcpu, 0x80d, &value), 0);
+    assert_int_equal(value, 1);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -254,6 +410,11 @@ int main(void)
         T(reset_of_a_vcpu_resets_its_apic),
         T(gsis_that_do_not_exist_are_ignored),
         T(a_moved_tsc_moves_the_deadline),
+        T(messages_go_to_apics_in_the_kernel),
+        T(a_kernel_knows_level_pins_and_tells_their_end),
+        T(pics_ask_for_themselves_beside_a_kernel),
+        T(an_apic_moves_to_a_kernel_and_back),
+        T(an_x2apic_moves_with_its_deadline),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,206 @@
+/*
+ * Interrupt controllers in the kernel. The local APICs are its own, I/O APIC and 8259s stay in hw/ ("split"):
+ * what a guest uses all the time costs no exit, what it uses while it starts is the same under each engine.
+ *
+ * The kernel's APICs work while vCPUs may run: kvm_chips_take() moves their state in, kvm_chips_give_back()
+ * out again as soon as all are parked. So nobody else has to ask who has it, a message that comes while the
+ * VM is paused waits in the chip of hw/, and timers stand still with virtual time.
+ *
+ * Messages of devices and of the I/O APIC go in by KVM_SIGNAL_MSI. The kernel tells the end of an interrupt
+ * (KVM_EXIT_IOAPIC_EOI) for vectors of level-triggered routes, so each such pin of the I/O APIC has a route.
+ * The 8259s' vectors are injected like those of a VM without APICs in the kernel (run.c).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/log.h"
+#include "kvm/kvm-internal.h"
+
+#define MSI_LEVEL BIT(15) /* of the data word: level-triggered (SDM vol. 3, 11.11.2) */
+
+static struct kvm_vm *of(struct kernel_chips *c)
+{
+    return container_of(c, struct kvm_vm, chips);
+}
+
+/* --- the choice --- */
+
+int kvm_chips_choose(struct kvm_vm *kvm, const struct vm *vm, struct error *err)
+{
+    struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {KVM_PINS}};
+    enum kernel_irqchip wanted = vm->kernel_irqchip;
+
+    if (!vm->irqchip || wanted == KERNEL_IRQCHIP_NONE)
+        return 0;
+    if (wanted == KERNEL_IRQCHIP_AUTO && kvm_gives_up(&kvm->host))
+        return 0; /* see docs/kvm.md, K13 */
+    if (ioctl(kvm->host.fd, KVM_CHECK_EXTENSION, KVM_CAP_SIGNAL_MSI) > 0 &&
+        ioctl(kvm->fd, KVM_ENABLE_CAP, &split) == 0) {
+        kvm->apics = true;
+        return 0;
+    }
+    if (wanted == KERNEL_IRQCHIP_AUTO)
+        return 0;
+    return error_set_errno(err, errno, "KVM here has no split interrupt controllers: say irqchip=none");
+}
+
+/* --- from the chips of hw/ --- */
+
+static void message(struct kernel_chips *c, u64 addr, u32 data)
+{
+    struct kvm_msi msi = {.address_lo = (u32)addr, .address_hi = (u32)(addr >> 32), .data = data};
+    if (ioctl(of(c)->fd, KVM_SIGNAL_MSI, &msi) < 0)
+        log_guest("KVM does not take the message 0x%x to 0x%llx", data, (unsigned long long)addr);
+}
+
+static void set_routes(struct kvm_vm *kvm)
+{
+    union {
+        struct kvm_irq_routing table;
+        u8 room[sizeof(struct kvm_irq_routing) + KVM_PINS * sizeof(struct kvm_irq_routing_entry)];
+    } r = {.table = {.nr = 0}};
+
+    for (u32 pin = 0; pin < KVM_PINS; pin++) {
+        if (!(kvm->pin[pin].data & MSI_LEVEL))
+            continue;
+        r.table.entries[r.table.nr++] = (struct kvm_irq_routing_entry){
+            .gsi = pin,
+            .type = KVM_IRQ_ROUTING_MSI,
+            .u.msi = {.address_lo = (u32)kvm->pin[pin].addr, .data = kvm->pin[pin].data}};
+    }
+    if (ioctl(kvm->fd, KVM_SET_GSI_ROUTING, &r.table) < 0)
+        log_error("KVM does not take the routes of interrupts");
+}
+
+static void level_pin(struct kernel_chips *c, unsigned pin, u64 addr, u32 data)
+{
+    struct kvm_vm *kvm = of(c);
+    bool was = kvm->pin[pin].data & MSI_LEVEL, is = data & MSI_LEVEL;
+    if ((!was && !is) || (kvm->pin[pin].addr == addr && kvm->pin[pin].data == data))
+        return;
+    kvm->pin[pin].addr = addr;
+    kvm->pin[pin].data = data;
+    set_routes(kvm);
+}
+
+const struct kernel_chips_ops kvm_chips_ops = {.message = message, .level_pin = level_pin};
+
+/* --- state --- */
+
+static int refused(struct kvm_cpu *k, const char *what)
+{
+    return error_set_errno(&k->vcpu->error, errno, "KVM refuses %s of vCPU %u", what, k->vcpu->index);
+}
+
+/* The base first, which decides the format; the deadline after the mode of the timer and the TSC. */
+static int put_in(struct kvm_cpu *k)
+{
+    struct irqchip *chip = k->vcpu->vm->irqchip;
+    struct apic_image image;
+
+    chip->ops->get_apic(chip, k->vcpu, &image);
+    if (kvm_push_tsc(k) != 0)
+        return -EIO;
+    if (kvm_one_msr(k->fd, KVM_SET_MSRS, MSR_APIC_BASE, &image.base) != 0)
+        return refused(k, "the APIC's address");
+    if (ioctl(k->fd, KVM_SET_LAPIC, image.page) < 0)
+        return refused(k, "the APIC");
+    (void)kvm_one_msr(k->fd, KVM_SET_MSRS, MSR_TSC_DEADLINE, &image.tsc_deadline);
+    (void)kvm_one_msr(k->fd, KVM_SET_MSRS, MSR_KVM_PV_EOI_EN, &image.pv_eoi);
+    k->apic_base = image.base;
+    k->cr8 = chip->ops->get_cr8(chip, k->vcpu);
+    return 0;
+}
+
+static int take_out(struct kvm_cpu *k, struct apic_image *image)
+{
+    *image = (struct apic_image){.pv_eoi = 0};
+    if (ioctl(k->fd, KVM_GET_LAPIC, image->page) < 0 ||
+        kvm_one_msr(k->fd, KVM_GET_MSRS, MSR_APIC_BASE, &image->base) != 0)
+        return refused(k, "to show the APIC");
+    (void)kvm_one_msr(k->fd, KVM_GET_MSRS, MSR_TSC_DEADLINE, &image->tsc_deadline);
+    (void)kvm_one_msr(k->fd, KVM_GET_MSRS, MSR_KVM_PV_EOI_EN, &image->pv_eoi);
+    return 0;
+}
+
+int kvm_chips_take(struct vm *vm, struct error *err)
+{
+    struct kvm_vm *kvm = vm->engine_data;
+    int r = 0;
+
+    if (!kvm->apics || vm->irqchip->kernel)
+        return 0;
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        vcpu_serve_signals(vm->vcpus[i]); /* that came by the other chips */
+    lock_acquire(&vm->machine_lock);
+    for (unsigned i = 0; i < vm->vcpu_count && r == 0; i++) {
+        r = put_in(kvm->cpu[i]);
+        if (r)
+            *err = kvm->cpu[i]->vcpu->error;
+    }
+    if (r == 0)
+        vm->irqchip->ops->set_kernel(vm->irqchip, &kvm->chips);
+    lock_drop(&vm->machine_lock);
+    return r;
+}
+
+/* An APIC that cannot be had back stays as it was; the VM ends. */
+void kvm_chips_give_back(struct vm *vm)
+{
+    struct kvm_vm *kvm = vm->engine_data;
+    struct irqchip *chip = vm->irqchip;
+    const struct error *failed = NULL;
+
+    if (!kvm || !kvm->apics || !chip->kernel)
+        return;
+    lock_acquire(&vm->machine_lock);
+    chip->ops->set_kernel(chip, NULL);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        struct apic_image image;
+        if (take_out(kvm->cpu[i], &image) == 0)
+            chip->ops->put_apic(chip, vm->vcpus[i], &image);
+        else
+            failed = &vm->vcpus[i]->error;
+    }
+    lock_drop(&vm->machine_lock);
+    if (failed)
+        vm_end_error(vm, failed);
+}
+
+/* --- HLT, INIT and SIPI are the kernel's too --- */
+
+static const struct {
+    u32 kernel;
+    u8 ours;
+} mp_states[] = {
+    {KVM_MP_STATE_RUNNABLE, VCPU_MP_RUNNABLE},
+    {KVM_MP_STATE_HALTED, VCPU_MP_HALTED},
+    {KVM_MP_STATE_INIT_RECEIVED, VCPU_MP_WAIT_SIPI}, /* one that is not initialized takes no SIPI */
+    {KVM_MP_STATE_UNINITIALIZED, VCPU_MP_WAIT_SIPI},
+};
+
+int kvm_push_mp_state(struct kvm_cpu *k)
+{
+    for (unsigned i = 0; k->kvm->apics && i < ARRAY_SIZE(mp_states); i++) {
+        struct kvm_mp_state mp = {.mp_state = mp_states[i].kernel};
+        if (mp_states[i].ours == k->vcpu->state.mp_state)
+            return ioctl(k->fd, KVM_SET_MP_STATE, &mp) < 0 ? refused(k, "the run state") : 0;
+    }
+    return 0;
+}
+
+int kvm_fetch_mp_state(struct kvm_cpu *k)
+{
+    struct kvm_mp_state mp;
+    if (!k->kvm->apics)
+        return 0;
+    if (ioctl(k->fd, KVM_GET_MP_STATE, &mp) < 0)
+        return refused(k, "to show the run state");
+    k->vcpu->state.mp_state = VCPU_MP_RUNNABLE;
+    for (unsigned i = 0; i < ARRAY_SIZE(mp_states); i++)
+        if (mp_states[i].kernel == mp.mp_state)
+            k->vcpu->state.mp_state = mp_states[i].ours;
+    return 0;
+}
