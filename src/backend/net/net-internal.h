@@ -7,6 +7,8 @@
 
 #define NET_MTU 1500 /* where nothing else is said */
 
+struct net_backend *net_tap_open(const struct net_options *o, struct event_loop *loop, struct error *err);
+struct net_backend *net_socket_open(const struct net_options *o, struct event_loop *loop, struct error *err);
 struct net_backend *net_user_open(const struct net_options *o, struct event_loop *loop, struct error *err);
 
 /* --- frames that wait --- */
@@ -42,19 +44,24 @@ struct net_held *net_queue_pop(struct net_queue *q);
 /* In order, and as the card can take them. On the loop's thread, except for set_offloads. */
 struct net_arrivals {
     struct net_backend *to;
+    struct event_loop *loop;
+    struct deferred flush;
+    void (*drained)(struct net_arrivals *a);
     unsigned can; /* NET_CAN_... of the card */
     struct net_queue waiting;
     u64 dropped;
 };
 
-void net_arrivals_init(struct net_arrivals *a, struct net_backend *to, size_t limit);
+/* @drained is called on the loop's thread when nothing waits any more. */
+void net_arrivals_init(struct net_arrivals *a, struct net_backend *to, size_t limit, struct event_loop *loop,
+                       void (*drained)(struct net_arrivals *a));
 void net_arrivals_release(struct net_arrivals *a);
 
 /* To the card, or to the frames that wait; dropped where those are too many. */
 void net_arrivals_add(struct net_arrivals *a, const struct net_frame *f);
 
-/* Hands over what waits, as far as the card takes it. True when nothing waits any more. */
-bool net_arrivals_flush(struct net_arrivals *a);
+/* The card has room again: hands over what waits, soon. Any thread. */
+void net_arrivals_resume(struct net_arrivals *a);
 
 /* What waits was made for what the card could take before, and is dropped. */
 void net_arrivals_set_offloads(struct net_arrivals *a, unsigned can);

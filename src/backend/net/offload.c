@@ -318,6 +318,17 @@ bool net_offload_fits(const struct net_offload *o, unsigned can)
     return type < ARRAY_SIZE(bits) && (bits[type] & can);
 }
 
+bool net_offload_valid(const struct net_offload *o, size_t len)
+{
+    if ((o->flags & NET_NEEDS_CSUM) &&
+        (o->csum_start < NET_HEADER || (size_t)o->csum_start + o->csum_offset + 2 > len))
+        return false;
+    if (o->gso_type == NET_GSO_NONE)
+        return true;
+    return net_offload_fits(o, ~0u) && o->gso_size >= NET_SEGMENT_MIN && o->hdr_len <= len &&
+           (o->flags & NET_NEEDS_CSUM);
+}
+
 void net_adapt(u8 *frame, const struct net_frame *f, unsigned can, net_emit *emit, void *to)
 {
     struct iovec iov = {frame, f->len};

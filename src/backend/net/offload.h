@@ -57,6 +57,9 @@ void net_adapt(u8 *frame, const struct net_frame *f, unsigned can, net_emit *emi
 /* Does @o ask for nothing but what is in @can? */
 bool net_offload_fits(const struct net_offload *o, unsigned can);
 
+/* Can @o be of a frame of @len bytes? What does not lie within it, or is no kind of NET_GSO_..., cannot. */
+bool net_offload_valid(const struct net_offload *o, size_t len);
+
 /*
  * Makes the sender of a TCP connection's first segments send as large ones as @mss: changes the option in
  * a SYN. It has its checksum, or @partial: only that of the pseudo header.

@@ -62,16 +62,18 @@ struct net_held *net_queue_pop(struct net_queue *q)
 
 /* --- to the card --- */
 
-void net_arrivals_init(struct net_arrivals *a, struct net_backend *to, size_t limit)
+static void flush(struct deferred *d);
+
+void net_arrivals_init(struct net_arrivals *a, struct net_backend *to, size_t limit, struct event_loop *loop,
+                       void (*drained)(struct net_arrivals *a))
 {
-    a->to = to;
-    a->can = 0;
-    a->dropped = 0;
+    *a = (struct net_arrivals){.to = to, .loop = loop, .flush.call = flush, .drained = drained};
     net_queue_init(&a->waiting, limit);
 }
 
 void net_arrivals_release(struct net_arrivals *a)
 {
+    event_loop_unpost(a->loop, &a->flush);
     net_queue_release(&a->waiting);
 }
 
@@ -105,22 +107,32 @@ void net_arrivals_add(struct net_arrivals *a, const struct net_frame *f)
     free(copy);
 }
 
-bool net_arrivals_flush(struct net_arrivals *a)
+static void flush(struct deferred *d)
 {
+    struct net_arrivals *a = container_of(d, struct net_arrivals, flush);
+
     while (!net_queue_empty(&a->waiting)) {
         struct net_held *h = list_entry(a->waiting.frames.next, struct net_held, link);
         struct iovec iov = {h->data, h->len};
         struct net_frame f = {
             .iov = &iov, .iovcnt = 1, .len = h->len, .offload = h->offload, .queue = h->queue};
         if (!take(a->to, &f))
-            return false;
+            return;
         free(net_queue_pop(&a->waiting));
     }
-    return true;
+    a->drained(a);
+}
+
+void net_arrivals_resume(struct net_arrivals *a)
+{
+    if (!net_queue_empty(&a->waiting))
+        event_loop_post(a->loop, &a->flush);
 }
 
 void net_arrivals_set_offloads(struct net_arrivals *a, unsigned can)
 {
     a->can = can;
+    if (!net_queue_empty(&a->waiting))
+        event_loop_post(a->loop, &a->flush);
     net_queue_release(&a->waiting);
 }

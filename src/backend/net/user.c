@@ -362,7 +362,6 @@ static void work(struct deferred *d)
 {
     struct user_net *u = container_of(d, struct user_net, work);
 
-    net_arrivals_flush(&u->arrivals);
     for (struct net_held *h; (h = net_queue_pop(&u->in)); free(h))
         from_guest(u, h);
     /* Also without an event: it sends what waited for the answer to a request by ARP. */
@@ -395,10 +394,13 @@ static bool user_send(struct net_backend *n, const struct net_frame *f)
 
 static void user_resume(struct net_backend *n)
 {
-    struct user_net *u = from_base(n);
+    net_arrivals_resume(&from_base(n)->arrivals);
+}
 
-    if (!net_queue_empty(&u->arrivals.waiting))
-        work_soon(u);
+/* Rule 3: the host's sockets are read again. */
+static void drained(struct net_arrivals *a)
+{
+    work_soon(container_of(a, struct user_net, arrivals));
 }
 
 static void user_set_offloads(struct net_backend *n, unsigned can)
@@ -556,7 +558,7 @@ struct net_backend *net_user_open(const struct net_options *o, struct event_loop
     u->work.call = work;
     timer_init(&u->timer, loop, o->clock, time_has_come);
     net_queue_init(&u->in, IN_LIMIT);
-    net_arrivals_init(&u->arrivals, &u->base, OUT_LIMIT);
+    net_arrivals_init(&u->arrivals, &u->base, OUT_LIMIT, loop, drained);
     r = start(u, &o->user, err);
     for (unsigned i = 0; r == 0 && i < o->user.forward_count; i++)
         r = forward(u, &o->user.forward[i], err);
