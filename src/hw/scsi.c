@@ -64,6 +64,7 @@ static void io_done(struct block_request *io, int result)
 
     if (result < 0) {
         r->moved = 0;
+        r->touched = io->op == BLOCK_READ;
         scsi_fail(r, sense_of(io->op, result));
     } else if (next && !next(r)) {
         return;
@@ -115,6 +116,7 @@ bool scsi_execute(struct scsi_target *t, struct scsi_request *r)
     r->durable = false;
     r->sense_len = 0;
     r->moved = 0;
+    r->touched = false;
     r->next = NULL;
     r->buffer = NULL;
     r->pattern = NULL;

@@ -41,6 +41,7 @@ struct scsi_request {
     u8 sense[SCSI_SENSE_SIZE];
     unsigned sense_len; /* 0: none */
     u64 moved;          /* bytes of data */
+    bool touched;       /* what is in the buffers is not known: a read failed */
 
     /* The target's own while it runs. */
     struct scsi_target *target;

@@ -252,13 +252,13 @@ static void command_put(struct command *c)
     list_push_front(&c->s->free, &c->completion.link);
 }
 
-/* The response, and with it the chain, goes back to the driver. Of a failed read all may be written. */
+/* The response, and with it the chain, goes back to the driver. */
 static void command_end(struct command *c, enum response code)
 {
     struct virtio_scsi *s = c->s;
     struct scsi_request *r = &c->scsi;
     u8 out[RESPONSE_SENSE + SIZE_MAX_WANTED] = {0};
-    u64 data = r->out_bytes + r->in_bytes, written = r->status == SCSI_GOOD ? r->moved : r->in_bytes;
+    u64 data = r->out_bytes + r->in_bytes, written = r->touched ? r->in_bytes : r->moved;
 
     put_le32(out, MIN(r->sense_len, s->sense_size));
     put_le32(out + 4, (u32)MIN(data - r->moved, 0xffffffffull));
@@ -328,6 +328,7 @@ static void command_start(struct command *c)
         r->overrun = false;
         r->sense_len = 0;
         r->moved = 0;
+        r->touched = false;
         command_end(c, S_BAD_TARGET);
         return;
     }

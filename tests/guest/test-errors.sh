@@ -55,6 +55,23 @@ refused 'needs a value|missing' --kernel
 refused '--append needs --kernel' --append quiet "$WORK/first-disk"
 refused '--initrd needs --kernel' --initrd "$kernel" "$WORK/first-disk"
 refused '--kernel'
+refused 'missing.*No such file' --kernel "$kernel" --cdrom "$WORK/missing"
+refused "'bus' of --cdrom" --kernel "$kernel" --cdrom "$kernel,bus=virtio"
+refused "'media' of --cdrom" --kernel "$kernel" --cdrom "$kernel,media=disk"
+refused "'bus' of --disk" --kernel "$kernel" --disk "$kernel,media=cdrom,bus=virtio"
+head -c 1024 "$WORK/noise" >"$WORK/small"
+refused "small.*too small" --kernel "$kernel" --cdrom "$WORK/small"
+refused "two disks have bootindex=3" --disk a,bootindex=3 --disk b --cdrom c,bootindex=3
+refused "'bootindex' of --disk" --disk "a,bootindex=0"
+refused "'floppy'.*disk.*cdrom" "$kernel" --boot disk,floppy
+refused "'2'.*number" "$kernel" --boot 2
+refused "--boot.*--kernel" --kernel "$kernel" --boot disk
+refused "'--uuid'" --kernel "$kernel" --uuid 1234
+refused "missing.*No such file" --kernel "$kernel" --cloud-init "user-data=$WORK/missing"
+refused "--cloud-init has no" --kernel "$kernel" --cloud-init "$WORK/missing"
+refused "noise.*not a public key" --kernel "$kernel" --ssh-key "$WORK/noise"
+echo "-----BEGIN OPENSSH PRIVATE KEY-----" >"$WORK/private"
+refused "private.*is a private key.*pub" --kernel "$kernel" --ssh-key "$WORK/private"
 truncate -s 1M "$WORK/disk"
 exec 7>>"$WORK/disk"
 python3 - "$WORK/disk" "$WORK/locked" <<'PY' &

@@ -162,6 +162,8 @@ static void smbios_structures_end_exactly_at_their_last(void **state)
     while (i < s.len) {
         type = s.image[i];
         processors += type == 4;
+        if (type == 1)
+            assert_memory_equal(s.image + i + 8, "\3\2\1\0\5\4\7\6\10\11\12\13\14\15\16\17", 16);
         i += s.image[i + 1];
         while (s.image[i] || s.image[i + 1])
             i++;

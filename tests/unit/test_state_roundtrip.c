@@ -32,6 +32,7 @@
 #include "virtio/console.h"
 #include "virtio/net.h"
 #include "virtio/rng.h"
+#include "virtio/scsi.h"
 
 /* --- a machine with everything in it, whose time stands still until it is moved --- */
 
@@ -57,6 +58,7 @@ struct machine {
     struct virtio_blk blk;
     struct virtio_console console;
     struct virtio_rng rng;
+    struct virtio_scsi scsi;
     struct virtio_net net;
     struct net_backend *network;
     struct share *directory;
@@ -131,10 +133,15 @@ static void make_pci(struct machine *m)
     assert_int_equal(virtio_rng_init(&m->rng, &m->host.bus, 24, &m->memory, m->loop, NULL), 0);
     assert_int_equal(
         virtio_net_init(&m->net, &m->host.bus, 32, &m->memory, m->loop, m->network, &net_config, NULL), 0);
+    assert_int_equal(
+        virtio_scsi_init(&m->scsi, &m->host.bus, 64, &m->memory, m->loop, &m->vm.machine_lock, 2, NULL), 0);
+    virtio_scsi_attach(&m->scsi, 0, SCSI_DISK, m->disk, NULL);
+    virtio_scsi_attach(&m->scsi, 1, SCSI_CDROM, m->disk, NULL);
     add(m, &m->host.dev);
     add(m, &m->blk.pci.function.dev);
     add(m, &m->console.pci.function.dev);
     add(m, &m->rng.pci.function.dev);
+    add(m, &m->scsi.pci.function.dev);
     add(m, &m->net.pci.function.dev);
     m->directory = share_open("/", &(struct share_options){.ownership = SHARE_NONE}, NULL);
     assert_non_null(m->directory);
@@ -180,6 +187,7 @@ static int free_machine(void **state)
     virtio_blk_release(&m->blk);
     virtio_console_release(&m->console);
     virtio_rng_release(&m->rng);
+    virtio_scsi_release(&m->scsi);
     virtio_net_release(&m->net);
     net_close(m->network);
     virtio_9p_release(&m->share);

@@ -6,12 +6,13 @@
 
 #include <cmocka.h>
 
+#include "fake-disk.h"
 #include "state/codec.h"
 #include "virtio-pci-driver.h"
 #include "virtio/blk.h"
 
-#define SECTORS 256
-#define DISK_SIZE (SECTORS * 512u)
+#define SECTORS FAKE_SECTORS
+#define DISK_SIZE FAKE_SIZE
 #define HEADER DRIVER_DATA
 #define STATUS (DRIVER_DATA + 0x100)
 #define BUFFER (DRIVER_DATA + 0x1000)
@@ -21,65 +22,6 @@
 enum { F_RO = 5, F_FLUSH = 9, F_CONFIG_WCE = 11, F_MQ = 12, F_DISCARD = 13, F_WRITE_ZEROES = 14 };
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { OK = 0, IOERR = 1, UNSUPP = 2 };
-
-/* A disk in memory. While `hold` is set requests wait in `held`. */
-struct fake_disk {
-    struct block_device base;
-    u8 data[DISK_SIZE];
-    bool hold;
-    int fail; /* result of all requests if not 0 */
-    struct list held;
-    unsigned ops[5];
-    bool unmap;
-    struct driver *driver;
-};
-
-static int execute(struct fake_disk *d, struct block_request *r)
-{
-    d->ops[r->op]++;
-    d->unmap = r->op == BLOCK_WRITE_ZEROES && r->unmap;
-    if (d->fail)
-        return d->fail;
-    u64 at = r->offset;
-    for (unsigned i = 0; i < r->iovcnt && (r->op == BLOCK_READ || r->op == BLOCK_WRITE); i++) {
-        if (r->op == BLOCK_READ)
-            memcpy(r->iov[i].iov_base, d->data + at, r->iov[i].iov_len);
-        else
-            memcpy(d->data + at, r->iov[i].iov_base, r->iov[i].iov_len);
-        at += r->iov[i].iov_len;
-    }
-    if (r->op == BLOCK_WRITE_ZEROES)
-        memset(d->data + r->offset, 0, r->len);
-    return 0;
-}
-
-static void fake_submit(struct block_device *b, struct block_request *r)
-{
-    struct fake_disk *d = container_of(b, struct fake_disk, base);
-    if (d->hold)
-        list_push_back(&d->held, &r->link);
-    else
-        r->done(r, execute(d, r));
-}
-
-/* Completes the requests held, as the backend's thread would: without the machine lock. */
-static void complete_held(struct fake_disk *d, unsigned count)
-{
-    lock_drop(&d->driver->lock);
-    while (count-- && !list_empty(&d->held)) {
-        struct block_request *r = list_entry(d->held.prev, struct block_request, link);
-        list_remove(&r->link);
-        r->done(r, execute(d, r));
-    }
-    lock_acquire(&d->driver->lock);
-}
-
-static void fake_drain(struct block_device *b)
-{
-    (void)b;
-}
-
-static const struct block_ops fake_ops = {.submit = fake_submit, .drain = fake_drain, .close = fake_drain};
 
 struct fixture {
     struct driver d;
@@ -91,12 +33,7 @@ static struct fixture *make(struct block_device *backend, bool read_only, unsign
 {
     struct fixture *f = calloc(1, sizeof *f);
     driver_init(&f->d);
-    f->disk.base = (struct block_device){
-        .ops = &fake_ops, .size = DISK_SIZE, .read_only = read_only, .can_discard = !read_only};
-    f->disk.driver = &f->d;
-    list_init(&f->disk.held);
-    for (unsigned i = 0; i < DISK_SIZE; i++)
-        f->disk.data[i] = (u8)(i / 512 + i % 251);
+    fake_disk_init(&f->disk, &f->d.lock, read_only);
     const struct virtio_blk_config config = {.queues = queues, .serial = "serial-0123456789abcdef"};
     assert_int_equal(virtio_blk_init(&f->blk, &f->d.bus, DRIVER_DEVFN, &f->d.memory, NULL, &f->d.lock,
                                      backend ? backend : &f->disk.base, &config, NULL),
@@ -434,11 +371,11 @@ static void requests_complete_out_of_order_from_another_thread(void **state)
     ring_doorbell(&f->d, 0);
     assert_false(ring_take(&f->d.ring[0], &id, &used));
     assert_int_equal(f->d.messages[1], 0);
-    complete_held(&f->disk, 2);
+    fake_complete(&f->disk, 2);
     assert_int_equal(f->d.messages[1], 2);
     assert_int_equal(status_of(f, 4), OK);
     assert_int_equal(status_of(f, 0), 0xaa);
-    complete_held(&f->disk, 3);
+    fake_complete(&f->disk, 3);
     for (unsigned i = 0; i < 5; i++)
         assert_true(ring_take(&f->d.ring[0], &id, &used));
     assert_memory_equal(guest(f, BUFFER, 2560), f->disk.data, 2560);
@@ -465,9 +402,9 @@ static void a_reset_ends_when_the_last_request_has_ended(void **state)
     assert_int_not_equal(get_status(&f->d), 0);
     add_request(f, 0, 2, T_IN, 0, BUFFER, 512);
     ring_doorbell(&f->d, 0);
-    complete_held(&f->disk, 1);
+    fake_complete(&f->disk, 1);
     assert_int_not_equal(get_status(&f->d), 0);
-    complete_held(&f->disk, 1);
+    fake_complete(&f->disk, 1);
     assert_int_equal(get_status(&f->d), 0);
     assert_int_equal(f->d.messages[1], 0);
     assert_int_equal(status_of(f, 0), 0xaa);
@@ -493,7 +430,7 @@ static struct block_request *execute_held(struct completer *c, int *result)
     if (!list_empty(&c->disk->held)) {
         r = list_entry(c->disk->held.next, struct block_request, link);
         list_remove(&r->link);
-        *result = execute(c->disk, r);
+        *result = fake_execute(c->disk, r);
     }
     pthread_mutex_unlock(&c->mutex);
     return r;
@@ -601,7 +538,7 @@ static void each_queue_has_its_own_vector(void **state)
         add_request(f, q, q, T_IN, q, BUFFER + 512 * q, 512);
         ring_doorbell(&f->d, q);
     }
-    complete_held(&f->disk, 4);
+    fake_complete(&f->disk, 4);
     for (u16 q = 0; q < 4; q++) {
         u32 id, used;
         assert_true(ring_take(&f->d.ring[q], &id, &used));
