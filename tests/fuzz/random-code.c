@@ -110,6 +110,11 @@ static void set_segments(struct one_vcpu *m, enum mode mode, bool user)
         s->seg[X86_CS].attr = (mode == MODE_LONG ? X86_ATTR_G | X86_ATTR_L : size) | (user ? 0xfb : 0x9b);
         s->seg[X86_CS].selector = user ? 0x1b : 8;
     }
+    if (flat && mode != MODE_LONG) { /* one that wraps, one with a limit */
+        s->seg[X86_FS].base = 0xfffff000;
+        s->seg[X86_GS].limit = DATA + 0xfff;
+        s->seg[X86_GS].attr &= ~(u32)X86_ATTR_G;
+    }
     s->tr = (struct x86_segment){TSS, 0x67, 0x8b, 0x30};
     s->ldt = (struct x86_segment){.attr = X86_ATTR_UNUSABLE};
 }
