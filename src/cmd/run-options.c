@@ -59,19 +59,28 @@ static int set_initrd(void *target, char *text, struct error *err)
 /* The choice of chips is the board's, which tells an engine that can use it. */
 static int set_engine(void *target, char *text, struct error *err)
 {
+    struct engine_options {
+        const char *irqchip;
+        bool ioeventfd;
+    } e = {.irqchip = "auto"};
     static const struct option list[] = {
-        {.name = "irqchip", .arg = "WHERE", .kind = OPTION_CHOICE, .choices = "auto|none|split", .offset = 0},
+        {.name = "irqchip",
+         .arg = "WHERE",
+         .kind = OPTION_CHOICE,
+         .choices = "auto|none|split",
+         .offset = offsetof(struct engine_options, irqchip)},
+        {.name = "ioeventfd", .kind = OPTION_FLAG, .offset = offsetof(struct engine_options, ioeventfd)},
         OPTION_LIST_END,
     };
     struct run_options *o = target;
-    const char *irqchip = "auto";
     char *name;
-    int r = options_parse_commas(list, &irqchip, "engine", text, &name, err);
+    int r = options_parse_commas(list, &e, "engine", text, &name, err);
 
     o->engine = name;
-    o->pc.irqchip = !strcmp(irqchip, "none")    ? KERNEL_IRQCHIP_NONE
-                    : !strcmp(irqchip, "split") ? KERNEL_IRQCHIP_SPLIT
-                                                : KERNEL_IRQCHIP_AUTO;
+    o->pc.ioeventfd = e.ioeventfd;
+    o->pc.irqchip = !strcmp(e.irqchip, "none")    ? KERNEL_IRQCHIP_NONE
+                    : !strcmp(e.irqchip, "split") ? KERNEL_IRQCHIP_SPLIT
+                                                  : KERNEL_IRQCHIP_AUTO;
     return r;
 }
 
@@ -148,7 +157,8 @@ static const struct option run_list[] = {
     {.name = "engine",
      .arg = "NAME",
      .help = "how guest code runs: auto (default), kvm, translate, interpret;\n"
-             ",irqchip=auto|none|split: interrupt controllers in the kernel, for kvm",
+             ",irqchip=auto|none|split: interrupt controllers in the kernel, for kvm;\n"
+             ",ioeventfd: doorbells of virtio devices without exits, for kvm",
      .kind = OPTION_CALL,
      .set = set_engine},
     {.name = "cpus",

@@ -61,6 +61,9 @@ struct kvm_vm {
     bool exits_on_failure;  /* else KVM gives #UD to user mode for what it cannot emulate (before 5.15) */
     bool apics;             /* the local APICs are the kernel's */
     struct kernel_chips chips;
+    struct doorbell_watch doorbells;
+    struct list bells; /* doorbell.c */
+    struct event_loop *loop;
     struct {
         u64 addr;
         u32 data;
@@ -178,6 +181,14 @@ void kvm_chips_give_back(struct vm *vm);
 /* With APICs in the kernel it has mp_state, and it moves with the registers. */
 int kvm_push_mp_state(struct kvm_cpu *k);
 int kvm_fetch_mp_state(struct kvm_cpu *k);
+
+/* --- doorbell.c --- */
+
+/* Where the VM wants that (vm->ioeventfd). Both take the machine lock. */
+void kvm_doorbells_attach(struct kvm_vm *kvm, struct vm *vm);
+void kvm_doorbells_detach(struct kvm_vm *kvm, struct vm *vm);
+/* Those that were rung. vCPUs are parked. */
+void kvm_doorbells_serve(struct kvm_vm *kvm, struct vm *vm);
 
 /* --- run.c --- */
 

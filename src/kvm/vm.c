@@ -210,6 +210,7 @@ static void release(struct vm *vm)
     struct kvm_vm *kvm = vm->engine_data;
     if (!kvm)
         return;
+    kvm_doorbells_detach(kvm, vm);
     if (kvm->fd >= 0) {
         (void)memory_set_dirty_source(kvm->memory, NULL);
         close(kvm->fd);
@@ -239,7 +240,17 @@ static int init(struct vm *vm, struct error *err)
     }
     if (r)
         release(vm);
+    else
+        kvm_doorbells_attach(kvm, vm);
     return r;
+}
+
+static void park(struct vm *vm)
+{
+    if (!vm->engine_data)
+        return;
+    kvm_doorbells_serve(vm->engine_data, vm);
+    kvm_chips_give_back(vm);
 }
 
 /* --- vCPUs --- */
@@ -336,6 +347,6 @@ const struct engine_ops kvm_engine = {
     .sync = sync_state,
     .state_changed = state_changed,
     .resume = kvm_chips_take,
-    .park = kvm_chips_give_back,
+    .park = park,
     .flush_tlb = flush_tlb,
 };

@@ -49,6 +49,7 @@ struct pc_config {
     const struct engine_ops *other; /* goes on when the engine fails; CPUID is what both can do; or NULL */
     const char *cpu_model;          /* see x86/cpuid.h */
     enum kernel_irqchip irqchip;    /* of engine kvm */
+    bool ioeventfd;                 /* ... doorbells without exits */
     unsigned cpus;
     u64 memory; /* bytes */
     bool no_acpi, no_rng;

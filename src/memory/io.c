@@ -45,12 +45,31 @@ static bool meets_ram(const struct memory *m, u64 base, u64 size)
            ranges_meet(base, size, MEMORY_HOLE_END, m->high_size);
 }
 
+static void tell_doorbells(struct memory *m, struct io_region *r, bool mapped)
+{
+    if (m->doorbell_watch && r->doorbells.count)
+        m->doorbell_watch->mapped(m->doorbell_watch, r, mapped);
+}
+
+void memory_set_doorbell_watch(struct memory *m, struct doorbell_watch *w)
+{
+    struct io_region *r;
+    list_for_each (r, &m->mmio, link)
+        tell_doorbells(m, r, false);
+    m->doorbell_watch = w;
+    list_for_each (r, &m->mmio, link)
+        tell_doorbells(m, r, true);
+}
+
 int memory_map_mmio(struct memory *m, struct io_region *r, u64 base, struct error *err)
 {
     u64 end;
     if (!r->size || __builtin_add_overflow(base, r->size, &end) || meets_ram(m, base, r->size))
         return error_set(err, EINVAL, "cannot map %s at 0x%llx", r->name, (unsigned long long)base);
-    return map_region(&m->mmio, r, base, err);
+    int rc = map_region(&m->mmio, r, base, err);
+    if (rc == 0)
+        tell_doorbells(m, r, true);
+    return rc;
 }
 
 int memory_map_pio(struct memory *m, struct io_region *r, u16 base, struct error *err)
@@ -64,6 +83,7 @@ void memory_unmap(struct memory *m, struct io_region *r)
 {
     if (!r->mapped)
         return;
+    tell_doorbells(m, r, false);
     list_remove(&r->link);
     r->mapped = false;
     if (m->mmio_last == r)

@@ -48,13 +48,28 @@ struct io_ops {
     u8 min_size, max_size; /* 0 means 1 and 8 */
 };
 
+/*
+ * @count places, @stride bytes apart from @offset on, to which writes of any value mean only that they were
+ * done. The region's write() may be called for one a little later, for several at once, on any thread.
+ */
+struct io_doorbells {
+    u64 offset;
+    u32 stride, count;
+};
+
 /* Embedded in its device (container_of). */
 struct io_region {
     const struct io_ops *ops;
     const char *name;
     u64 base, size;
+    struct io_doorbells doorbells; /* set by the device before the region is mapped; most have none */
     struct list link;
     bool mapped;
+};
+
+/* Who wants to know where doorbells are, and then serves them. Called with the machine lock held. */
+struct doorbell_watch {
+    void (*mapped)(struct doorbell_watch *w, struct io_region *r, bool mapped);
 };
 
 /*
@@ -96,6 +111,7 @@ struct memory {
     struct dirty_source *dirty_source;      /* under dirty_lock; not owned */
     struct list mmio, pio;                  /* of io_region, sorted by base */
     struct io_region *mmio_last, *pio_last; /* last one hit */
+    struct doorbell_watch *doorbell_watch;  /* or NULL; not owned */
     struct lock watch_lock;                 /* guards: */
     struct list watches;                    /* of code_watch */
 };
@@ -213,6 +229,10 @@ void io_region_init(struct io_region *r, const char *name, const struct io_ops *
 int memory_map_mmio(struct memory *m, struct io_region *r, u64 base, struct error *err);
 int memory_map_pio(struct memory *m, struct io_region *r, u16 base, struct error *err);
 void memory_unmap(struct memory *m, struct io_region *r);
+
+/* Tells @w of all MMIO regions with doorbells, now and later; NULL: the old one is told that they are gone.
+ */
+void memory_set_doorbell_watch(struct memory *m, struct doorbell_watch *w);
 
 /* The region holding @addr, or NULL. */
 struct io_region *memory_find_mmio(struct memory *m, u64 gpa);

@@ -361,6 +361,8 @@ int virtio_pci_init(struct virtio_pci *p, struct virtio_device *vdev, struct pci
     p->function.config[PCI_INTERRUPT_PIN] = 1;
 
     io_region_init(&p->registers, vdev->name, &register_ops, VIRTIO_PCI_BAR_SIZE);
+    p->registers.doorbells = (struct io_doorbells){
+        .offset = VIRTIO_PCI_NOTIFY, .stride = VIRTIO_PCI_NOTIFY_MULTIPLIER, .count = vdev->queue_count};
     pci_add_bar(&p->function, 0, &p->registers, false, false, false);
     pci_add_msix(&p->function, 1, vdev->queue_count + 1);
     add_capabilities(p);

@@ -2,7 +2,8 @@
  * Boots a kernel as "trapeze run" does and gives the machine another engine every few milliseconds. What
  * the guest makes of it is for the script that calls this. The status is the guest's, see cmd/commands.h.
  *
- * SWITCH_TRACE in the environment: trace categories; SWITCH_IRQCHIP: the interrupt controllers of KVM.
+ * SWITCH_TRACE in the environment: trace categories; SWITCH_IRQCHIP: the interrupt controllers of KVM;
+ * SWITCH_IOEVENTFD: doorbells without exits; SWITCH_DISK: a disk.
  * usage: switch-engines ENGINE,ENGINE,... MILLISECONDS CPUS KERNEL INITRD COMMAND-LINE CONSOLE
  */
 #include <errno.h>
@@ -133,8 +134,11 @@ int main(int argc, char **argv)
                                .cpus = (unsigned)strtoul(argv[3], NULL, 10),
                                .memory = 256u << 20,
                                .irqchip = irqchip_of(getenv("SWITCH_IRQCHIP")),
+                               .ioeventfd = getenv("SWITCH_IOEVENTFD") != NULL,
                                .no_reboot = true,
                                .console = argv[7]};
+    if (getenv("SWITCH_DISK"))
+        config.disk[config.disk_count++] = (struct pc_disk){.path = getenv("SWITCH_DISK")};
     int status = juggle(&j, &config, &boot);
     boot_source_release(&boot);
     return status;

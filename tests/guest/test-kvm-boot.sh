@@ -1,8 +1,8 @@
 #!/bin/bash
 # Debian's cloud kernel boots under KVM, whatever kind of KVM it is: the interpreter rescues what that
 # cannot do. The kernel says the same as under the interpreter, but for times, addresses and what CPUID has
-# under each. On a KVM that emulates this takes ten minutes of a processor; where the machine has none to
-# spare for so long, timer interrupts alone keep it busy.
+# under each. On a KVM that emulates this takes ten minutes of a processor, although the options spare the
+# kernel what such a KVM is slowest at and what only says that the machine is slow.
 . "$(dirname "$0")/lib.sh"
 
 [ -w /dev/kvm ] || skip "no /dev/kvm"
@@ -10,15 +10,18 @@ initrd 'uname -r
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 exit 0'
 
+APPEND="nosoftlockup sysctl.kernel.hung_task_timeout_secs=0 lpj=4000000 cryptomgr.notests mitigations=off"
+APPEND+=" audit=0 random.trust_cpu=on clearcpuid=smap,cx16,erms,fsrm"
+
 # What the kernel said, without times and numbers, each line once: threads print in another order.
 said() {
     tr -d '\r' <"$1" | sed -E 's/^\[ *[0-9.]+\] //; s/0x[0-9a-f]+|[0-9a-f]{8,}/X/g; s/[0-9]+/N/g; s/ +/ /g' |
-        grep -vE 'KASLR|GB pages|Hyper-Threading|Spectre|Speculat|SRSO|Retbleed|Mitigation|hrtimer|soft lockup|kprobe' |
+        grep -vE 'KASLR|GB pages|N.N GiB page|Hyper-Threading|Spectre|Speculat|SRSO|Retbleed|Mitigation|hrtimer|kprobe' |
         sort -u
 }
 
-ENGINE=kvm
-boot 3500 0 --stats --memory 256M
+ENGINE=kvm,irqchip=none
+boot 7000 0 --stats --memory 256M
 grep -E 'kvm_|insns|executed for KVM' "$WORK/stderr"
 expect '^6\.[0-9]+.*-cloud-amd64'
 expect 'script: status 0'

@@ -353,6 +353,46 @@ static void region_may_unmap_itself_during_an_access(void **state)
     assert_int_equal(p.calls, 1);
 }
 
+/* The region last told of; @rings counts mappings less unmappings. */
+struct listener {
+    struct doorbell_watch watch;
+    const struct io_region *region;
+    int rings;
+};
+
+static void doorbells_mapped(struct doorbell_watch *w, struct io_region *r, bool mapped)
+{
+    struct listener *l = container_of(w, struct listener, watch);
+    l->region = r;
+    l->rings += mapped ? 1 : -1;
+}
+
+static void doorbell_watch_is_told_where_doorbells_are(void **state)
+{
+    struct memory *m = *state;
+    struct listener l = {.watch.mapped = doorbells_mapped};
+    struct probe plain, early, late;
+    probe_init(&plain, &any_ops, 16);
+    probe_init(&early, &any_ops, 16);
+    probe_init(&late, &any_ops, 16);
+    early.region.doorbells = late.region.doorbells =
+        (struct io_doorbells){.offset = 4, .stride = 4, .count = 2};
+    assert_int_equal(memory_map_mmio(m, &plain.region, 0xc0000000, NULL), 0);
+    assert_int_equal(memory_map_mmio(m, &early.region, 0xc0001000, NULL), 0);
+    memory_set_doorbell_watch(m, &l.watch);
+    assert_ptr_equal(l.region, &early.region);
+    assert_int_equal(memory_map_mmio(m, &late.region, 0xc0002000, NULL), 0);
+    assert_ptr_equal(l.region, &late.region);
+    assert_int_equal(l.rings, 2);
+    memory_unmap(m, &late.region);
+    assert_int_equal(l.rings, 1);
+    memory_set_doorbell_watch(m, NULL);
+    assert_int_equal(l.rings, 0);
+    memory_unmap(m, &early.region);
+    memory_unmap(m, &plain.region);
+    assert_int_equal(l.rings, 0);
+}
+
 #define IN(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -378,6 +418,7 @@ int main(void)
         IN(regions_must_not_overlap),
         IN(regions_must_not_cover_ram_or_wrap),
         IN(region_may_unmap_itself_during_an_access),
+        IN(doorbell_watch_is_told_where_doorbells_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

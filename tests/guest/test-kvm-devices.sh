@@ -1,0 +1,31 @@
+#!/bin/bash
+# A disk and a source of random numbers work under KVM with interrupt controllers here and in the kernel, with
+# and without doorbells by eventfd. The kernel boots under the translator and meets KVM when it is up; KVM is set
+# up anew every four seconds.
+. "$(dirname "$0")/lib.sh"
+
+[ -w /dev/kvm ] || skip "no /dev/kvm"
+dd if=/dev/urandom of="$WORK/disk.raw" bs=1M count=4 status=none
+sum=$(sha256sum <"$WORK/disk.raw" | cut -d' ' -f1)
+initrd 'while [ $(cut -d. -f1 /proc/uptime) -lt 5 ]; do :; done
+for i in 1 2 3; do
+    echo 3 >/proc/sys/vm/drop_caches
+    echo "sum $(sha256sum </dev/vda)"
+done
+dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c | sed "s/^/random /"
+exit 0' --module virtio_pci --module virtio_blk --module virtio_rng
+
+for irqchip in none split; do
+    for doorbells in exit ioeventfd; do
+        export SWITCH_IRQCHIP=$irqchip SWITCH_DISK=$WORK/disk.raw
+        [ $doorbells = exit ] && unset SWITCH_IOEVENTFD || export SWITCH_IOEVENTFD=1
+        rm -f "$LOG"
+        "$SWITCH_ENGINES" translate,kvm,kvm,kvm,kvm,kvm,kvm,kvm 4000 1 "$GUEST/vmlinuz" "$WORK/initrd.img" \
+            "console=ttyS0 nosoftlockup" "file:$LOG" >"$WORK/stdout" 2>"$WORK/stderr" </dev/null ||
+            { cat "$WORK/stderr"; fail "irqchip=$irqchip, doorbells by $doorbells: status $?"; }
+        [ "$(grep -c "^sum $sum" "$LOG")" = 3 ] || fail "irqchip=$irqchip, doorbells by $doorbells: wrong data"
+        expect '^random 256'
+        expect_clean_log
+        echo "irqchip=$irqchip, doorbells by $doorbells: right"
+    done
+done
