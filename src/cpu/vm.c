@@ -353,6 +353,37 @@ int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct erro
     return r;
 }
 
+/* Under life_lock, paused. In the eyes of exclusive sections the vCPU is in guest code meanwhile. */
+static int step_vcpu(struct vm *vm, struct vcpu *vcpu, unsigned count, enum vcpu_exit *why, struct error *err)
+{
+    bool started = atomic_load(&vcpu->started);
+    if (started)
+        vm->engine->sync(vcpu);
+    vcpu_serve_signals(vcpu);
+    void *rescue = vm->rescue->attach(vcpu, err);
+    if (!rescue)
+        return -ENOMEM;
+    vm_enter_guest(vm, vcpu);
+    *why = vm->rescue->step(rescue, count);
+    vm_leave_guest(vm, vcpu);
+    vm->rescue->detach(rescue);
+    if (started)
+        vm->engine->state_changed(vcpu);
+    return 0;
+}
+
+int vm_step_vcpu(struct vm *vm, unsigned index, unsigned count, enum vcpu_exit *why, struct error *err)
+{
+    BUG_ON(vcpu_current());
+    BUG_ON(index >= vm->vcpu_count);
+    lock_acquire(&vm->life_lock);
+    int r = vm->paused && vm->rescue
+                ? step_vcpu(vm, vm->vcpus[index], count, why, err)
+                : error_set(err, EINVAL, "cannot step vCPU %u: the VM is not paused", index);
+    lock_drop(&vm->life_lock);
+    return r;
+}
+
 void vm_reset_vcpus(struct vm *vm)
 {
     lock_acquire(&vm->machine_lock);

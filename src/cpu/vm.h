@@ -107,6 +107,13 @@ void vm_resume(struct vm *vm);
 int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct error *err);
 
 /*
+ * Executes up to @count instructions or deliveries of one vCPU of a paused VM by vm->rescue, whatever its
+ * engine, which then goes on from there. *why says how it ended: VCPU_EXIT_REQUEST when all were done. Rules
+ * as for vm_pause().
+ */
+int vm_step_vcpu(struct vm *vm, unsigned index, unsigned count, enum vcpu_exit *why, struct error *err);
+
+/*
  * Back to power-on state for every vCPU and its interrupt controller, and an ended VM may run again.
  * Paused or not started. Takes the machine lock.
  */
