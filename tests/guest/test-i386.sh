@@ -53,7 +53,7 @@ kernel "$WIDE/i386"
 boot 200 0 --memory 3G
 right "a kernel with PAE"
 [ "$ENGINE" = translate ] || exit 0
-for words in ${TORTURE:-hot tiny-cache one-insn flush,fail no-chaining no-returns slow-memory live-flags no-native lockstep=100}; do
+for words in ${TORTURE:-hot tiny-cache=2000000 one-insn flush=1000,fail no-chaining no-returns slow-memory live-flags no-native lockstep=100}; do
     TRAPEZE_TRANSLATE=$words boot 600 0
     right "$words"
 done
