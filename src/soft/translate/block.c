@@ -326,6 +326,14 @@ static void emit_body(struct translator *x, struct translation *code)
     }
 }
 
+/* Does RBP point to a stack frame where the block is to run for the first time? If it never does, that costs.
+ */
+static bool points_to_frame(const struct x86_state *s)
+{
+    enum { FRAME_MAX = 4096 };
+    return s->gpr[X86_RBP] - s->gpr[X86_RSP] < FRAME_MAX;
+}
+
 struct translation *translate_block(struct translate_cpu *t, const struct block *b)
 {
     struct emit *e = &t->emit;
@@ -336,6 +344,7 @@ struct translation *translate_block(struct translate_cpu *t, const struct block 
     x.b = b;
     x.wide = b->mode & SOFT_MODE_CODE64;
     x.word = x.wide ? 8 : 4;
+    x.frame = points_to_frame(t->soft.s);
     x.block_off = (i32)(b->gpa & ~PAGE_MASK);
     decode_all(&x);
     struct translation *code = x.code = translation_new(t, b);

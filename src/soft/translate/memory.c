@@ -174,7 +174,8 @@ unsigned memory_range(const struct translator *x, const struct insn *i, const Zy
         return RANGE_FIXED + (rip_disp(x, i, m) >> PAGE_SHIFT & 3);
     if (m->mem.base == ZYDIS_REGISTER_NONE)
         return RANGE_FIXED + ((u64)m->mem.disp.value >> PAGE_SHIFT & 3);
-    return gpr_of(m->mem.base) == X86_RSP ? RANGE_STACK : RANGE_NONE;
+    unsigned base = gpr_of(m->mem.base);
+    return base == X86_RSP || (base == X86_RBP && x->frame) ? RANGE_STACK : RANGE_NONE;
 }
 
 static unsigned size_class(unsigned size)

@@ -312,6 +312,7 @@ struct translator {
     const struct block *b;
     struct translation *code;
     bool wide;          /* 64-bit code */
+    bool frame;         /* RBP points into the stack, as far as one can see */
     u8 word;            /* bytes of an address and of what the stack takes: 8 or 4 */
     i32 block_off;      /* of the block in its page */
     u8 *patched_to;     /* how far what covers the entries of stale code reaches into the block */
