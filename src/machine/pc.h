@@ -10,8 +10,8 @@
 
 #include "backend/block/block.h"
 #include "backend/net/net.h"
-#include "base/uuid.h"
 #include "backend/share/share.h"
+#include "base/uuid.h"
 #include "cpu/vm.h"
 #include "machine/loader.h"
 

@@ -185,7 +185,7 @@ int owner_chown(struct share *s, int fd, u32 uid, u32 gid)
     case SHARE_MAPPED:
         if (uid != NO_ID)
             r = store32(fd_path(text, fd), MAPPED_UID, uid);
-        return r || gid == NO_ID ? r : store32(text, MAPPED_GID, gid);
+        return r || gid == NO_ID ? r : store32(fd_path(text, fd), MAPPED_GID, gid);
     case SHARE_PASSTHROUGH: return host_chown(fd, uid, gid);
     case SHARE_NONE: return 0;
     }
