@@ -20,6 +20,8 @@ static int set_net(void *target, char *text, struct error *err)
         o->pc.net_count = 0;
         return 0;
     }
+    if (!strncmp(text, "none,", 5) || !strncmp(text, "none=", 5))
+        return error_set(err, EINVAL, "--net: none takes nothing behind it, not '%.60s'", text + 4);
     if (o->pc.net_count == PC_MAX_NETS)
         return error_set(err, EINVAL, "more than %u networks", PC_MAX_NETS);
     return net_options_parse(&o->pc.net[o->pc.net_count++], text, err);

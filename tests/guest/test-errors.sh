@@ -8,7 +8,8 @@ initrd 'exit 0'
 refused() {
     local pattern=$1 status
     shift
-    timeout 20 "$TRAPEZE" run --console null "$@" >"$WORK/stdout" 2>"$WORK/stderr" </dev/null
+    # auto might say first which engine it takes
+    timeout 20 "$TRAPEZE" run --engine translate --console null "$@" >"$WORK/stdout" 2>"$WORK/stderr" </dev/null
     status=$?
     [ $status = 1 ] || fail "'$*': status $status, expected 1"
     [ "$(wc -l <"$WORK/stderr")" = 1 ] || { cat "$WORK/stderr"; fail "'$*': not one line"; }
@@ -51,6 +52,44 @@ refused 'cpus' --kernel "$kernel" --cpus 17
 refused 'engine' --kernel "$kernel" --engine warp
 refused 'cpu' --kernel "$kernel" --cpu z80
 refused 'console' --kernel "$kernel" --console nonsense:1
+refused "unknown network 'usr'.*user" --kernel "$kernel" --net usr
+refused 'none takes nothing' --kernel "$kernel" --net none,mac=52:54:00:00:00:01
+refused 'user takes no' --kernel "$kernel" --net user=eth0
+refused 'tap=IF' --kernel "$kernel" --net tap
+refused 'socket=PATH' --kernel "$kernel" --net socket=
+refused "no 'fd'" --kernel "$kernel" --net user,fd=3
+refused 'tap,fd=N takes no' --kernel "$kernel" --net tap=tap0,fd=3
+refused 'fd' --kernel "$kernel" --net tap,fd=x
+refused 'descriptor 99 is not a tap' --kernel "$kernel" --net tap,fd=99
+refused 'a-name-too-long-for-it' --kernel "$kernel" --net tap=a-name-too-long-for-it
+for mac in 1:2:3 52:54:00:12:34:5g 52:54:00:12:34:56:78 01:00:5e:00:00:01 00:00:00:00:00:00; do
+    refused "mac '$mac'" --kernel "$kernel" --net "null,mac=$mac"
+done
+for forward in x tcp: tcp:1 tcp:0-:1 tcp:1-:0 tcp:65536-:1 tcp:a:1-:1 udp:1-a:1 sctp:1-:1; do
+    refused "hostfwd '$forward'" --kernel "$kernel" --net "user,hostfwd=$forward"
+done
+for net in 10.0.0.0/28 10.0.0.0/x 10.0.0/24 0.0.0.0; do
+    refused 'net' --kernel "$kernel" --net "user,net=$net"
+done
+refused "host '1.2'" --kernel "$kernel" --net user,host=1.2
+refused "dns 'x'" --kernel "$kernel" --net user,dns=x
+refused "dhcpstart" --kernel "$kernel" --net user,dhcpstart=
+refused 'gateway 10.1.2.3.*network' --kernel "$kernel" --net user,host=10.1.2.3
+refused 'DHCP.*10.0.2.240' --kernel "$kernel" --net user,dhcpstart=10.0.2.240
+refused 'restrict' --kernel "$kernel" --net user,restrict=perhaps
+refused 'ipv6' --kernel "$kernel" --net user,ipv6=7
+refused 'host-loopback' --kernel "$kernel" --net user,host-loopback=yes
+refused "missing.*TFTP" --kernel "$kernel" --net "user,tftp=$WORK/missing"
+refused 'queues' --kernel "$kernel" --net null,queues=0
+refused 'queues' --kernel "$kernel" --net null,queues=9
+refused 'mtu' --kernel "$kernel" --net null,mtu=100
+refused 'link' --kernel "$kernel" --net null,link=sideways
+refused 'bps' --kernel "$kernel" --net null,bps=1
+refused 'missing/capture' --kernel "$kernel" --net "null,pcap=$WORK/missing/capture"
+refused 'noise' --kernel "$kernel" --net "socket=$WORK/noise"
+refused 'missing/cable' --kernel "$kernel" --net "socket=$WORK/missing/cable"
+refused 'more than 8 networks' --kernel "$kernel" --net null --net null --net null --net null --net null --net null \
+    --net null --net null --net null
 refused 'needs a value|missing' --kernel
 refused '--append needs --kernel' --append quiet "$WORK/first-disk"
 refused '--initrd needs --kernel' --initrd "$kernel" "$WORK/first-disk"

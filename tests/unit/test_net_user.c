@@ -677,6 +677,26 @@ static void test_frames_of_impossible_lengths(void **state)
     assert_int_equal(x->got_count, 0);
 }
 
+/* Also with the bit that means nothing: libslirp must not see any of them. */
+static void test_fragments_of_the_guest_are_dropped(void **state)
+{
+    static const u16 bits[] = {0x2000, 0x0006, 0x8000, 0x2001, 0xffff};
+    struct fixture *x = *state;
+    u8 f[100];
+
+    open_network(x, &user);
+    for (unsigned i = 0; i < ARRAY_SIZE(bits); i++) {
+        memset(f, 0x41, sizeof f);
+        finish_ip4(f, 0, "10.0.2.15", "10.0.2.2", 28);
+        put_word(f + 20, bits[i]);
+        put_word(f + 24, 0);
+        put_word(f + 24, (u16)~net_fold(net_sum(f + 14, 20, 0)));
+        assert_true(send_frame(x, f, 62, (struct net_offload){0}));
+        turn(x, 2);
+    }
+    assert_int_equal(x->got_count, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -694,6 +714,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_forwarded_port_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(test_busy_card, setup, teardown),
         cmocka_unit_test_setup_teardown(test_flood_from_the_card, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fragments_of_the_guest_are_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frames_of_impossible_lengths, setup, teardown),
     };
 

@@ -16,9 +16,10 @@
 #include "backend/net/offload.h"
 
 #define MAX_PARTS 64
-#define FRAMES_A_TURN 64        /* read from one queue before others have their turn */
-#define WAITING_LIMIT (1 << 20) /* bytes read that the card has not taken: a few frames in software pieces \
-                                 */
+#define FRAMES_A_TURN 64 /* read from one queue before others have their turn */
+#define WAITING_LIMIT                                                                    \
+    (1 << 20) /* bytes read that the card has not taken: a few frames in software pieces \
+               */
 
 #ifndef TUN_F_USO4 /* Linux 6.2 */
 #define TUN_F_USO4 0x20

@@ -22,6 +22,7 @@
 #include <slirp/libslirp.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include "backend/net/net-internal.h"
 #include "backend/net/offload.h"
@@ -350,11 +351,21 @@ static bool forbidden(const struct user_net *u, const u8 *f, size_t len)
     return false;
 }
 
+/*
+ * libslirp 4.7 puts fragments together wrongly: a datagram that is complete with its first fragment makes it
+ * write where the guest says. The condition is its own, the bit without a meaning included.
+ */
+static bool is_fragment(const u8 *f, size_t len)
+{
+    return f[12] == 0x08 && f[13] == 0x00 && len >= NET_HEADER + 20 && ((f[20] & 0xbf) || f[21]);
+}
+
 /* Rule 4. libslirp drops what is broken. */
 static void from_guest(struct user_net *u, struct net_held *h)
 {
     net_set_mss(h->data, h->len, SLIRP_MSS, h->offload.flags & NET_NEEDS_CSUM);
-    if (net_finish_checksum(h->data, h->len, &h->offload) && !forbidden(u, h->data, h->len))
+    if (net_finish_checksum(h->data, h->len, &h->offload) && !forbidden(u, h->data, h->len) &&
+        !is_fragment(h->data, h->len))
         slirp_input(u->slirp, h->data, (int)h->len);
 }
 
@@ -494,6 +505,8 @@ static int start(struct user_net *u, const struct net_user_options *o, struct er
     struct user_addresses a = {0};
     int r = choose_addresses(&a, o, err);
 
+    if (!r && o->tftp && access(o->tftp, R_OK | X_OK))
+        r = error_set_errno(err, errno, "cannot serve '%s' by TFTP", o->tftp);
     if (r)
         return r;
     SlirpConfig c = {
