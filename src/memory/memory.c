@@ -149,7 +149,9 @@ static void tell_watches(struct memory *m, u64 page)
             w->page[w->count] = page;
         if (w->count <= CODE_WATCH_PAGES)
             w->count++;
-        atomic_store(w->kick, 1);
+        for (unsigned n = 0; n < CODE_WATCH_KICKS; n++)
+            if (w->kick[n])
+                atomic_store(w->kick[n], 1);
     }
     lock_drop(&m->watch_lock);
 }
@@ -234,6 +236,7 @@ int memory_watch_add(struct memory *m, struct code_watch *w, struct error *err)
 {
     list_init(&w->link);
     w->count = 0;
+    memset(w->kick, 0, sizeof w->kick);
     w->interest = calloc(m->ram_size >> PAGE_SHIFT, sizeof *w->interest);
     if (!w->interest)
         return error_set(err, ENOMEM, "no memory to watch the pages of guest RAM");
@@ -252,6 +255,22 @@ void memory_watch_remove(struct memory *m, struct code_watch *w)
     lock_drop(&m->watch_lock);
     free((void *)w->interest);
     w->interest = NULL;
+}
+
+void memory_watch_kick(struct memory *m, struct code_watch *w, unsigned n, _Atomic u32 *kick)
+{
+    BUG_ON(n >= CODE_WATCH_KICKS);
+    lock_acquire(&m->watch_lock);
+    w->kick[n] = kick;
+    lock_drop(&m->watch_lock);
+}
+
+bool memory_watch_pending(struct memory *m, struct code_watch *w)
+{
+    lock_acquire(&m->watch_lock);
+    bool pending = w->count;
+    lock_drop(&m->watch_lock);
+    return pending;
 }
 
 int memory_watch_take(struct memory *m, struct code_watch *w, u64 pages[CODE_WATCH_PAGES])

@@ -89,11 +89,12 @@ enum { PAGE_CODE = 1, PAGE_CLEAN = 2 }; /* flags: holds cached code; dirty log w
  * generation of the page has moved.
  */
 #define CODE_WATCH_PAGES 32u
+#define CODE_WATCH_KICKS 16u
 struct code_watch {
     struct list link;
-    _Atomic u8 *interest; /* one a RAM page, set and cleared by the owner */
-    _Atomic u32 *kick;    /* becomes 1 when something was written */
-    u32 count;            /* under memory.watch_lock; more than CODE_WATCH_PAGES: which, was not kept */
+    _Atomic u8 *interest;                /* one a RAM page, set and cleared by the owner */
+    _Atomic u32 *kick[CODE_WATCH_KICKS]; /* become 1 when something was written; NULL: nobody. Under: */
+    u32 count; /* memory.watch_lock; more than CODE_WATCH_PAGES: which, was not kept */
     u64 page[CODE_WATCH_PAGES];
 };
 
@@ -193,9 +194,15 @@ void memory_unmark_code(struct memory *m, u64 ram_offset);
 /* The same for all pages: the caches of all engines are gone. */
 void memory_unmark_all_code(struct memory *m);
 
-/* The owner sets w->kick. -ENOMEM leaves nothing behind; memory_watch_remove() may be called nevertheless. */
+/* -ENOMEM leaves nothing behind; memory_watch_remove() may be called nevertheless. */
 int memory_watch_add(struct memory *m, struct code_watch *w, struct error *err);
 void memory_watch_remove(struct memory *m, struct code_watch *w);
+
+/* Who is number @n (below CODE_WATCH_KICKS) of those that are kicked from now on; NULL: nobody. */
+void memory_watch_kick(struct memory *m, struct code_watch *w, unsigned n, _Atomic u32 *kick);
+
+/* Is there something to take? */
+bool memory_watch_pending(struct memory *m, struct code_watch *w);
 
 /* Moves what was collected into @pages (numbers of RAM pages); how many, or -1: any may have been written. */
 int memory_watch_take(struct memory *m, struct code_watch *w, u64 pages[CODE_WATCH_PAGES]);

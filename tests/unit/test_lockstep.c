@@ -27,10 +27,10 @@ static int teardown(void **state)
 /* Replaces the only place in the translated code where @from stands. */
 static void damage(struct machine *m, u32 from, u32 to)
 {
-    struct translate_cpu *t = m->vcpu->engine_data;
-    u8 *at = memmem(t->code, t->code_size, &from, sizeof from);
+    struct translate_vm *v = m->vm.engine_data;
+    u8 *at = memmem(v->code, v->code_size, &from, sizeof from);
     assert_non_null(at);
-    assert_null(memmem(at + 1, (size_t)(t->code + t->code_size - at - 1), &from, sizeof from));
+    assert_null(memmem(at + 1, (size_t)(v->code + v->code_size - at - 1), &from, sizeof from));
     memcpy(at, &to, sizeof to);
 }
 

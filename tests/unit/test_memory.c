@@ -113,11 +113,12 @@ static void watch_is_told_of_writes_to_code_of_interest(void **state)
 {
     struct memory *m = *state;
     _Atomic u32 kick = 0;
-    struct code_watch w = {.kick = &kick};
+    struct code_watch w = {0};
     struct error err = {0};
     u64 pages[CODE_WATCH_PAGES];
     u8 byte = 1;
     assert_int_equal(memory_watch_add(m, &w, &err), 0);
+    memory_watch_kick(m, &w, CODE_WATCH_KICKS - 1, &kick);
     memory_mark_code(m, 0x5000);
     memory_mark_code(m, 0x6000);
     w.interest[6] = 1;
@@ -125,8 +126,10 @@ static void watch_is_told_of_writes_to_code_of_interest(void **state)
     assert_int_equal(kick, 0);
     memory_write(m, 0x6001, &byte, 1);
     assert_int_equal(kick, 1);
+    assert_true(memory_watch_pending(m, &w));
     assert_int_equal(memory_watch_take(m, &w, pages), 1);
     assert_int_equal(pages[0], 6);
+    assert_false(memory_watch_pending(m, &w));
     assert_int_equal(memory_watch_take(m, &w, pages), 0);
     memory_watch_remove(m, &w);
     memory_write(m, 0x6001, &byte, 1);
@@ -135,8 +138,7 @@ static void watch_is_told_of_writes_to_code_of_interest(void **state)
 static void watch_that_overflows_says_so(void **state)
 {
     struct memory *m = *state;
-    _Atomic u32 kick = 0;
-    struct code_watch w = {.kick = &kick};
+    struct code_watch w = {0};
     struct error err = {0};
     u64 pages[CODE_WATCH_PAGES];
     u8 byte = 1;

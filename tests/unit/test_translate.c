@@ -139,7 +139,7 @@ static void code_is_dropped_and_made_again(void **state)
 {
     struct machine *m = *state;
     for (unsigned n = 0; n < 3 * REGIONS_MAX; n++) {
-        code_next_region(translator(m));
+        code_next_region(translator(m)->vm);
         m->s->rip = CODE_AT;
         machine_run_program(m, p_loop);
         assert_int_equal(GPR(m, RAX), 100000ull * 100001 / 2);

@@ -12,7 +12,7 @@ void call_handlers(struct translator *x, unsigned first, unsigned count)
 {
     const struct translate_cpu *t = x->t;
     u32 off = (u32)x->block_off + x->b->insn[first].off;
-    emit_mov_imm32(x->e, HOST_A, translation_number(t, x->code) << PAGE_SHIFT | off);
+    emit_mov_imm32(x->e, HOST_A, translation_number(t->vm, x->code) << PAGE_SHIFT | off);
     if (count > 1)
         emit_mov_imm32(x->e, HOST_C, count);
     emit_call_to(x->e, count > 1 ? t->thunk.handlers : t->thunk.handler);
@@ -234,7 +234,7 @@ void translation_make_stale(struct translate_cpu *t, struct translation *code)
 
 void translation_restore(struct translate_cpu *t, struct translation *code, u64 page)
 {
-    struct translation **head = &t->by_page[page];
+    struct translation **head = &t->vm->by_page[page];
     code->link = head;
     code->next = *head;
     if (*head)
@@ -305,8 +305,7 @@ static void emit_body(struct translator *x, struct translation *code)
     x->flags_in_host = !x->starts_saved;
     x->flags_saved = x->starts_saved;
     if (x->b->gpa2 != BLOCK_NO_PAGE) {
-        code->slot = code_region(x->t)->slots_used++;
-        x->t->slots[code->slot] = (struct translate_slot){.off = x->block_off};
+        code->slot = code_region(x->t->vm)->slots_used++;
         emit_crossing_check(x, code->slot);
     }
     for (unsigned n = 0; n < count && !x->ended;) {
@@ -336,7 +335,7 @@ static bool points_to_frame(const struct x86_state *s)
 
 struct translation *translate_block(struct translate_cpu *t, const struct block *b)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     struct translator x;
     memset(&x, 0, offsetof(struct translator, decoded));
     x.t = t;
@@ -347,7 +346,7 @@ struct translation *translate_block(struct translate_cpu *t, const struct block 
     x.frame = points_to_frame(t->soft.s);
     x.block_off = (i32)(b->gpa & ~PAGE_MASK);
     decode_all(&x);
-    struct translation *code = x.code = translation_new(t, b);
+    struct translation *code = x.code = translation_new(t->vm, b);
     u8 *start = e->at;
     struct stale_jumps to_stale = {0};
     x.starts_saved = saves_first(&x);

@@ -10,8 +10,8 @@ static u32 new_exit(struct translator *x, struct translate_exit exit)
     struct translate_cpu *t = x->t;
     if (t->options.no_chaining)
         return 0;
-    u32 number = code_region(t)->exits_used++;
-    t->exits[number] = exit;
+    u32 number = code_region(t->vm)->exits_used++;
+    t->vm->exits[number] = exit;
     return number;
 }
 
@@ -20,9 +20,9 @@ static void leave_linked(struct translator *x, const struct way_out *w)
 {
     const struct translate_cpu *t = x->t;
     bool saved = w->entry == ENTRY_SAVED || w->entry == ENTRY_SAVED_CHECKED;
-    u32 number = new_exit(x, (struct translate_exit){.patch = (u32)(w->jump - t->code),
-                                                     .unlinked = (u32)(x->e->at - t->code),
-                                                     .from = translation_number(t, x->code),
+    u32 number = new_exit(x, (struct translate_exit){.patch = (u32)(w->jump - t->vm->code),
+                                                     .unlinked = (u32)(x->e->at - t->vm->code),
+                                                     .from = translation_number(t->vm, x->code),
                                                      .off = (u16)w->off,
                                                      .entry = (u8)w->entry});
     emit_set_target(w->jump, x->e->at);
@@ -58,8 +58,7 @@ static void leave_page(struct translator *x, i32 off)
         leave_saved(x, off);
         return;
     }
-    u32 slot = code_region(t)->slots_used++;
-    t->slots[slot] = (struct translate_slot){.off = off};
+    u32 slot = code_region(t->vm)->slots_used++;
     emit_load(e, HOST_A, CPU(page_rip));
     emit_op_rm(e, true, 0x03, HOST_A, CPU(map_key));
     emit_op_rm(e, true, 0x3b, HOST_A, slot_field(slot, offsetof(struct translate_slot, key)));
@@ -70,6 +69,7 @@ static void leave_page(struct translator *x, i32 off)
     emit_op_rm(e, false, 0xff, 4, slot_field(slot, offsetof(struct translate_slot, code))); /* jmp */
     emit_set_target(other, e->at);
     emit_mov_imm32(e, HOST_A, (u32)slot_field(slot, 0).disp);
+    emit_mov_imm32(e, HOST_C, (u32)off);
     emit_jump_to(e, CC_ALWAYS, t->thunk.slot[x->wide]);
 }
 
@@ -110,6 +110,7 @@ static void add_way(struct translator *x, u8 cc, i32 from, i32 off)
     struct emit *e = x->e;
     if (e->at < x->patched_to)
         emit_bytes(e, "\x0f\x1f\x44\x00\x00", 5); /* nop: two patches must not overlap (T5, T6) */
+    emit_patchable(e, cc == CC_ALWAYS || cc == CALL_ALWAYS ? 1 : 2);
     if (cc == CALL_ALWAYS) {
         emit8(e, 0xe8);
         emit32(e, 0);

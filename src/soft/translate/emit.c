@@ -1,12 +1,11 @@
 #include "soft/translate/emit.h"
 
-#include <string.h>
-
-void emit_bytes(struct emit *e, const void *bytes, unsigned n)
+/* Up to 8 of as many as there are at @bytes. */
+static void emit_some(struct emit *e, const void *bytes, unsigned n)
 {
-    if (e->at + n > e->end)
-        return; /* the reserve for a block makes this impossible; the block would be cut, not overrun */
-    memcpy(e->at, bytes, n);
+    if (e->at + 8 > e->end)
+        return;
+    memcpy(e->at, bytes, 8);
     e->at += n;
 }
 
@@ -33,7 +32,8 @@ static void prefixes(struct emit *e, const struct encoding *n, unsigned index, u
         unsigned rex = 0x40u | n->w << 3 | (n->reg >= 8) << 2 | (index >= 8) << 1 | (base >= 8);
         if (rex != 0x40 || n->rex)
             emit8(e, (u8)rex);
-        emit_bytes(e, escape[n->map], n->map > 1 ? 2 : n->map);
+        for (unsigned k = 0; k < (n->map > 1 ? 2u : n->map); k++)
+            emit8(e, escape[n->map][k]);
     }
     emit8(e, n->opcode);
 }
@@ -42,7 +42,7 @@ void emit_rr(struct emit *e, const struct encoding *n, unsigned rm)
 {
     prefixes(e, n, 0, rm);
     emit8(e, (u8)(0xc0 | (n->reg & 7) << 3 | (rm & 7)));
-    emit_bytes(e, n->imm, n->imm_len);
+    emit_some(e, n->imm, n->imm_len);
 }
 
 void emit_rm(struct emit *e, const struct encoding *n, struct address a)
@@ -53,8 +53,11 @@ void emit_rm(struct emit *e, const struct encoding *n, struct address a)
     emit8(e, (u8)(mod << 6 | (n->reg & 7) << 3 | (sib ? 4 : a.base & 7)));
     if (sib)
         emit8(e, (u8)(a.scale << 6 | (a.index == NO_INDEX ? 4 : a.index & 7) << 3 | (a.base & 7)));
-    emit_bytes(e, &a.disp, mod == 1 ? 1 : mod == 2 ? 4 : 0);
-    emit_bytes(e, n->imm, n->imm_len);
+    if (mod == 1)
+        emit8(e, (u8)a.disp);
+    else if (mod == 2)
+        emit32(e, (u32)a.disp);
+    emit_some(e, n->imm, n->imm_len);
 }
 
 void emit_op_rr(struct emit *e, bool w, u8 opcode, unsigned reg, unsigned rm)
@@ -117,4 +120,17 @@ void emit_call_to(struct emit *e, const u8 *to)
     emit8(e, 0xe8);
     emit32(e, 0);
     emit_set_target(e->at - 4, to);
+}
+
+void emit_patch_target(u8 *disp, const u8 *to)
+{
+    i32 rel = (i32)(to - (disp + 4));
+    __asm__ volatile("movl %1, (%0)" ::"r"(disp), "r"(rel) : "memory");
+}
+
+void emit_patchable(struct emit *e, unsigned opcode)
+{
+    static const u8 nop[4][3] = {{0}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+    unsigned at = (unsigned)((uintptr_t)e->at + opcode) & 7, pad = at > 4 ? 8 - at : 0;
+    emit_bytes(e, nop[pad], pad);
 }

@@ -2,6 +2,8 @@
 #ifndef TRAPEZE_SOFT_TRANSLATE_EMIT_H
 #define TRAPEZE_SOFT_TRANSLATE_EMIT_H
 
+#include <string.h>
+
 #include "base/compiler.h"
 
 struct emit {
@@ -29,7 +31,14 @@ struct address {
 };
 #define NO_INDEX 0xff
 
-void emit_bytes(struct emit *e, const void *bytes, unsigned n);
+/* The reserve for a block makes that there is no room impossible; the block would be cut, not overrun. */
+static ALWAYS_INLINE void emit_bytes(struct emit *e, const void *bytes, unsigned n)
+{
+    if (unlikely(e->at + n > e->end))
+        return;
+    memcpy(e->at, bytes, n);
+    e->at += n;
+}
 void emit_rr(struct emit *e, const struct encoding *n, unsigned rm);
 void emit_rm(struct emit *e, const struct encoding *n, struct address a);
 
@@ -84,5 +93,12 @@ u8 *emit_jump(struct emit *e, u8 cc);
 void emit_jump_to(struct emit *e, u8 cc, const u8 *to);
 void emit_call_to(struct emit *e, const u8 *to);
 void emit_set_target(u8 *disp, const u8 *to);
+
+/*
+ * The same for code that other threads execute: emit_patchable() makes the displacement of the branch that
+ * comes next, which has an opcode of @opcode bytes, lie within 8 aligned ones.
+ */
+void emit_patch_target(u8 *disp, const u8 *to);
+void emit_patchable(struct emit *e, unsigned opcode);
 
 #endif

@@ -413,8 +413,14 @@ bool lockstep_run(struct translate_cpu *t, struct translation *code, u32 *left_b
     t->budget = ~0u;
     if (!chosen(t, code))
         return false;
-    begin(t);
+    u32 evictions = t->vm->evictions;
     native = code->runs & 1;
+    begin(t);
+    if (evictions != t->vm->evictions) { /* another vCPU was before, and the code is gone */
+        end(t);
+        *left_by = 0;
+        return true;
+    }
     for (unsigned n = 0; n < ATTEMPTS && !agreed; n++) {
         if (n)
             undo(c);

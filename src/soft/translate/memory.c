@@ -282,8 +282,8 @@ void emit_memory_thunks(struct translate_cpu *t)
 {
     for (unsigned n = 0; n < 4 * ACCESS_SIZES; n++) {
         bool user = n & 1, write = n & 2;
-        t->thunk.range_miss[user][write][n / 4] = t->emit.at;
-        emit_range_thunk(&t->emit, user, write, 1u << (n / 4));
+        t->thunk.range_miss[user][write][n / 4] = t->vm->emit.at;
+        emit_range_thunk(&t->vm->emit, user, write, 1u << (n / 4));
     }
 }
 

@@ -23,48 +23,115 @@ static bool translatable(const struct translate_cpu *t, const struct block *b)
     return translate_mode(b->mode) && b != t->soft.interpret->scratch;
 }
 
+/*
+ * Changes what other vCPUs may be executing: until it is over none is in guest code, nor comes back to
+ * translated code that is gone (T18). Takes the lock.
+ */
+static void stop_others(struct translate_cpu *t)
+{
+    struct vcpu *vcpu = t->soft.vcpu;
+    if (vcpu->vm->vcpu_count > 1)
+        vm_exclusive_begin(vcpu->vm, vcpu);
+    lock_acquire(&t->vm->lock);
+}
+
+static void go_others(struct translate_cpu *t)
+{
+    struct vcpu *vcpu = t->soft.vcpu;
+    lock_drop(&t->vm->lock);
+    if (vcpu->vm->vcpu_count > 1)
+        vm_exclusive_end(vcpu->vm, vcpu);
+}
+
 /* --- writes to code (T5) --- */
 
 static void page_written(struct translate_cpu *t, u64 page)
 {
+    struct translate_vm *v = t->vm;
     struct translation *next;
-    for (struct translation *code = t->by_page[page]; code; code = next) {
+    for (struct translation *code = v->by_page[page]; code; code = next) {
         next = code->next;
         if (!block_valid(code->block))
             translation_make_stale(t, code);
     }
-    if (!t->by_page[page])
-        atomic_store(&t->watch.interest[page], 0);
+    if (!v->by_page[page])
+        atomic_store(&v->watch.interest[page], 0);
 }
 
+/* What is taken is dealt with before any vCPU goes on: who finds nothing has not missed anything. */
 static void serve_writes(struct translate_cpu *t)
 {
+    struct translate_vm *v = t->vm;
+    struct memory *m = v->vm->memory;
     u64 pages[CODE_WATCH_PAGES];
-    int count = memory_watch_take(t->soft.vcpu->vm->memory, &t->watch, pages);
+    if (!memory_watch_pending(m, &v->watch))
+        return;
+    stop_others(t);
+    int count = memory_watch_take(m, &v->watch, pages);
     for (int n = 0; n < count; n++)
         page_written(t, pages[n]);
-    if (count >= 0)
-        return;
-    for (u64 page = 0; page < ram_pages(t); page++)
-        if (atomic_load_explicit(&t->watch.interest[page], memory_order_relaxed))
+    for (u64 page = 0; count < 0 && page < ram_pages(t); page++)
+        if (atomic_load_explicit(&v->watch.interest[page], memory_order_relaxed))
             page_written(t, page);
+    go_others(t);
 }
 
-/* May @code, which was found for rip, run? A write that comes meanwhile is told of, or seen here. */
-static bool make_current(struct translate_cpu *t, struct translation *code, u64 la)
+/*
+ * @code is made from what its page holds: may it run? A write that comes meanwhile is told of, or seen here.
+ * With the lock.
+ */
+static bool restore(struct translate_cpu *t, struct translation *code)
 {
-    struct block *b = code->block;
-    u64 page = (u64)(b->gen_now - t->soft.vcpu->vm->memory->page_gen);
-    if (!block_usable(&t->soft, b, la))
-        return false;
+    u64 page = (u64)(code->block->gen_now - t->vm->vm->memory->page_gen);
     if (code->link)
         return true;
-    atomic_store(&t->watch.interest[page], 1);
+    atomic_store(&t->vm->watch.interest[page], 1);
     translation_restore(t, code, page);
-    if (block_valid(b))
+    if (block_valid(code->block))
         return true;
     translation_make_stale(t, code);
     return false;
+}
+
+/* Nothing needs to be looked at for @code to run. */
+static bool is_current(const struct translation *code)
+{
+    return code->link && code->block->gpa2 == BLOCK_NO_PAGE && block_valid(code->block);
+}
+
+/* @code is still there, and made from what @seen says. Takes the lock when it can be run at once. */
+static bool take_seen(struct translate_vm *v, struct translation *code, const struct block *seen,
+                      u32 evictions)
+{
+    lock_acquire(&v->lock);
+    if (evictions == v->evictions && translation_find(v, seen->gpa, seen->mode) == code) {
+        code->block->gen = seen->gen;
+        code->block->gen2 = seen->gen2;
+        if (code->link)
+            return true;
+    }
+    lock_drop(&v->lock);
+    return false;
+}
+
+/*
+ * As is_current() says no: compares @seen, a copy of the block of @code, with what the guest has. That is
+ * done without the lock, since it may raise, and may stop the others; if the code was evicted meanwhile, it
+ * is not current. Takes the lock for true.
+ */
+static bool make_current(struct translate_cpu *t, struct translation *code, struct block *seen, u64 la,
+                         u32 evictions)
+{
+    struct translate_vm *v = t->vm;
+    if (!block_usable(&t->soft, seen, la))
+        return false;
+    if (take_seen(v, code, seen, evictions))
+        return true;
+    stop_others(t);
+    if (evictions == v->evictions)
+        restore(t, code);
+    go_others(t);
+    return take_seen(v, code, seen, evictions);
 }
 
 /* --- running --- */
@@ -74,8 +141,6 @@ static bool refused(struct translate_cpu *t)
 {
     const struct translate_options *o = &t->options;
     t->tries++;
-    if (o->flush && t->tries % o->flush == 0)
-        code_next_region(t);
     return o->fail && t->tries % o->fail == 0;
 }
 
@@ -87,33 +152,75 @@ static bool hot(struct translate_cpu *t, const struct block *b)
     return translatable(t, b) && *heat >= t->options.threshold && !refused(t);
 }
 
-/* Code for rip, or NULL and the block that is there. */
-static struct translation *next_code(struct translate_cpu *t, struct block **b)
+/* The code at @at that may run, with the lock; or NULL without it. Raises. */
+static struct translation *current_code(struct translate_cpu *t, struct block_place at)
 {
-    struct soft_cpu *c = &t->soft;
-    struct block_place at = block_place(c);
-    struct translation *code = translation_find(t, at.gpa, c->mode);
-    if (code && make_current(t, code, at.la))
+    struct translate_vm *v = t->vm;
+    lock_acquire(&v->lock);
+    struct translation *code = translation_find(v, at.gpa, t->soft.mode);
+    if (code && is_current(code))
         return code;
-    *b = block_get(c, 0);
-    if (!hot(t, *b))
-        return NULL;
-    if (!code_room(t))
-        code_next_region(t);
-    code = translate_block(t, *b);
-    translation_enter(t, code);
-    return make_current(t, code, at.la) ? code : NULL;
+    struct block seen = code ? *code->block : (struct block){0};
+    u32 evictions = v->evictions;
+    lock_drop(&v->lock);
+    return code && make_current(t, code, &seen, at.la, evictions) ? code : NULL;
+}
+
+static void make_room(struct translate_cpu *t)
+{
+    u32 flush = t->options.flush;
+    lock_acquire(&t->vm->lock);
+    bool room = code_room(t->vm) && !(flush && t->tries % flush == 0);
+    if (!room)
+        room = code_next_empty(t->vm);
+    lock_drop(&t->vm->lock);
+    if (room)
+        return;
+    stop_others(t);
+    t->soft.vcpu->counters.code_evictions++;
+    code_next_region(t->vm);
+    go_others(t);
+}
+
+/* Code for @b, with the lock; or NULL without it. */
+static struct translation *new_code(struct translate_cpu *t, const struct block *b)
+{
+    struct translate_vm *v = t->vm;
+    make_room(t);
+    lock_acquire(&v->lock);
+    if (code_room(v)) { /* others are as fast */
+        struct translation *code = translate_block(t, b);
+        if (restore(t, code)) {
+            translation_enter(v, code);
+            return code;
+        }
+    }
+    lock_drop(&v->lock);
+    return NULL;
+}
+
+/* Code for rip, with the lock; or NULL without it, and the block that is there. Raises. */
+static struct translation *next_code(struct translate_cpu *t, struct block **cold)
+{
+    struct translation *code = current_code(t, block_place(&t->soft));
+    if (code)
+        return code;
+    *cold = block_get(&t->soft, 0);
+    return hot(t, *cold) ? new_code(t, *cold) : NULL;
 }
 
 /* T6: from the exit by which the last run left straight to @code. */
 static void link_left(struct translate_cpu *t, u32 number, struct translation *code)
 {
-    const struct translate_exit *x = &t->exits[number];
-    if (!number)
+    struct translate_vm *v = t->vm;
+    const struct translate_exit *x = &v->exits[number];
+    if (!number || x->to)
         return;
-    const struct block *from = translation_at(t, x->from)->block, *to = code->block;
-    if ((from->gpa & PAGE_MASK) + x->off == to->gpa && from->mode == to->mode)
-        exit_link(t, number, code);
+    const struct block *from = translation_at(v, x->from)->block, *to = code->block;
+    if ((from->gpa & PAGE_MASK) + x->off != to->gpa || from->mode != to->mode)
+        return;
+    exit_link(v, number, code);
+    t->soft.vcpu->counters.links++;
 }
 
 /* T8: the block was found good for the mapping of both pages. */
@@ -217,17 +324,18 @@ static bool go_on(struct translate_cpu *t, bool first)
 static void run_blocks(struct soft_cpu *c)
 {
     struct translate_cpu *t = of(c);
-    u32 left_by = 0;
+    u32 left_by = 0, evictions = 0;
     c->mode_key = (u64)c->mode << 52;
     for (bool first = true; go_on(t, first); first = false) {
-        u32 evictions = t->evictions;
         struct block *cold;
         flags_publish(c, c->s); /* the fetch may raise */
         struct translation *code = next_code(t, &cold);
         if (code) {
-            if (evictions == t->evictions)
+            if (evictions == t->vm->evictions)
                 link_left(t, left_by, code);
+            lock_drop(&t->vm->lock);
             left_by = run_translated(t, code);
+            evictions = t->vm->evictions;
         } else {
             run_interpreted(c, cold);
             c->vcpu->counters.blocks_interpreted++;
@@ -257,9 +365,9 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
         mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (t == MAP_FAILED)
         return error_set(err, ENOMEM, "no memory for vCPU %u", vcpu->index);
-    int rc = translate_read_options(&t->options, err);
-    if (rc == 0)
-        rc = soft_cpu_init(&t->soft, vcpu, err);
+    t->vm = vcpu->vm->engine_data;
+    t->options = t->vm->options;
+    int rc = soft_cpu_init(&t->soft, vcpu, err);
     if (rc != 0) {
         munmap(t, sizeof *t);
         return rc;
@@ -302,8 +410,8 @@ static void engine_kick(struct vcpu *vcpu)
 
 const struct engine_ops translate_engine = {
     .name = "translate",
-    .vm_init = interpret_engine_vm_init,
-    .vm_release = interpret_engine_vm_release,
+    .vm_init = translate_vm_init,
+    .vm_release = translate_vm_release,
     .vcpu_init = engine_vcpu_init,
     .vcpu_release = engine_vcpu_release,
     .run = engine_run,

@@ -61,7 +61,7 @@ static void emit_return(struct emit *e)
 
 static void emit_enter(struct translate_cpu *t)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     t->thunk.enter = (u32(*)(struct soft_cpu *, void *))(uintptr_t)(e->at + e->to_exec);
     for (unsigned n = 0; n < ARRAY_SIZE(saved); n++)
         push_pop(e, 0x50, saved[n]);
@@ -77,7 +77,7 @@ static void emit_enter(struct translate_cpu *t)
 
 static void emit_leave(struct translate_cpu *t)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     t->thunk.leave = e->at;
     emit_save_flags(e);
     t->thunk.leave_saved = e->at;
@@ -113,7 +113,7 @@ static bool run_handlers(struct soft_cpu *c, u32 id, u32 count)
 
 static void emit_handlers(struct translate_cpu *t)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     t->thunk.handler = e->at;
     emit_mov_imm32(e, HOST_C, 1);
     t->thunk.handlers = e->at;
@@ -198,7 +198,7 @@ static void emit_fetch_page(struct emit *e, u8 *miss[2])
 
 static void emit_lookup(struct translate_cpu *t)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     i32 cache = offsetof(struct translate_cpu, code_cache);
     u8 *miss[3];
     t->thunk.lookup = e->at;
@@ -226,12 +226,13 @@ static void emit_lookup(struct translate_cpu *t)
 /* A slot that is empty or was filled for another mapping is filled, where the code can be found (T6). */
 static void emit_slot(struct translate_cpu *t, bool wide)
 {
-    struct emit *e = &t->emit;
-    struct address slot = CPU(scratch[1]);
+    struct emit *e = &t->vm->emit;
+    struct address slot = CPU(scratch[1]), off = CPU(scratch[0]);
     t->thunk.slot[wide] = e->at;
     emit_op_rr(e, true, 0x01, HOST_CPU, HOST_A);
     emit_store(e, slot, HOST_A);
-    emit_load(e, HOST_A, at(HOST_A, offsetof(struct translate_slot, off)));
+    emit_op_rm(e, false, 0x89, HOST_C, off);
+    emit_op_rr(e, true, 0x63, HOST_A, HOST_C); /* movsxd */
     emit_op_rm(e, wide, 0x03, HOST_A, CPU(page_rip));
     emit_call_to(e, t->thunk.cache);
     emit_load(e, HOST_C, slot);
@@ -244,7 +245,7 @@ static void emit_slot(struct translate_cpu *t, bool wide)
     emit_store(e, at(HOST_C, offsetof(struct translate_slot, key)), HOST_A);
     emit_bytes(e, "\xff\xe2", 2); /* jmp rdx */
     emit_set_target(miss, e->at);
-    emit_op_rm(e, false, 0x8b, HOST_C, at(HOST_C, offsetof(struct translate_slot, off)));
+    emit_op_rm(e, false, 0x8b, HOST_C, off);
     emit_jump_to(e, CC_ALWAYS, t->thunk.leave_saved);
 }
 
@@ -255,7 +256,7 @@ static void emit_slot(struct translate_cpu *t, bool wide)
  */
 static void emit_ret_thunk(struct translate_cpu *t)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     enum { CODE = offsetof(struct return_frame, code), RIP = offsetof(struct return_frame, rip) };
     u8 *found[RETURN_SCAN], *next[2];
     t->thunk.ret = e->at;
@@ -289,19 +290,20 @@ static void emit_ret_thunk(struct translate_cpu *t)
 
 void translate_emit_thunks(struct translate_cpu *t)
 {
-    t->emit.at = t->code;
+    t->vm->emit.at = t->vm->code;
     vector_emit_thunks(t);
     emit_enter(t);
     emit_leave(t);
     emit_handlers(t);
     emit_lookup(t);
-    t->thunk.cache = t->emit.at;
-    emit_cache_lookup(&t->emit, t->thunk.lookup);
+    t->thunk.cache = t->vm->emit.at;
+    emit_cache_lookup(&t->vm->emit, t->thunk.lookup);
     emit_slot(t, false);
     emit_slot(t, true);
     emit_ret_thunk(t);
     emit_memory_thunks(t);
-    t->after_thunks = t->emit.at;
+    t->vm->after_thunks = t->vm->emit.at;
+    t->vm->thunk = t->thunk;
 }
 
 /* --- memory --- */
@@ -318,58 +320,108 @@ static int return_stack_init(struct translate_cpu *t, struct error *err)
     return 0;
 }
 
-static int pages_init(struct translate_cpu *t, struct error *err)
+static int tables_init(struct translate_vm *v, struct error *err)
 {
-    struct memory *m = t->soft.vcpu->vm->memory;
-    t->by_page = calloc(m->ram_size >> PAGE_SHIFT, sizeof *t->by_page);
-    t->hash = calloc(1u << TRANSLATION_HASH_BITS, sizeof *t->hash);
-    if (!t->by_page || !t->hash)
-        return error_set(err, ENOMEM, "no memory for the list of translated pages");
-    t->watch.kick = &t->soft.kick;
-    return memory_watch_add(m, &t->watch, err);
+    struct memory *m = v->vm->memory;
+    v->by_page = calloc(m->ram_size >> PAGE_SHIFT, sizeof *v->by_page);
+    v->hash = calloc(1u << TRANSLATION_HASH_BITS, sizeof *v->hash);
+    v->exits = calloc(TRANSLATE_EXITS_MAX, sizeof *v->exits);
+    if (!v->by_page || !v->hash || !v->exits)
+        return error_set(err, ENOMEM, "no memory for the tables of translated code");
+    return memory_watch_add(m, &v->watch, err);
+}
+
+static int code_memory_init(struct translate_vm *v, struct error *err)
+{
+    CLEANUP_CLOSE int fd = memfd_create("trapeze-code", MFD_CLOEXEC);
+    v->code_size = MAX(v->options.code_size, TRANSLATE_CODE_MIN);
+    v->arena_size = MIN(MAX(v->code_size / 2, (size_t)TRANSLATE_CODE_MIN), TRANSLATE_ARENA_MAX);
+    if (fd < 0 || ftruncate(fd, (off_t)v->code_size) != 0)
+        return error_set_errno(err, errno, "no memory for translated code");
+    void *w = mapping_huge(v->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+    void *x = mapping_huge(v->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
+    void *a = mapping_huge(v->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, -1);
+    v->code = w == MAP_FAILED ? NULL : w;
+    v->arena = a == MAP_FAILED ? NULL : a;
+    v->emit = (struct emit){w, (u8 *)w + v->code_size, (u8 *)x - (u8 *)w};
+    if (!v->code || x == MAP_FAILED || !v->arena) {
+        if (x != MAP_FAILED)
+            munmap(x, v->code_size);
+        v->emit.to_exec = 0;
+        return error_set(err, ENOMEM, "no memory for translated code");
+    }
+    return 0;
+}
+
+int translate_vm_init(struct vm *vm, struct error *err)
+{
+    int rc = interpret_engine_vm_init(vm, err);
+    if (rc != 0)
+        return rc;
+    struct translate_vm *v = calloc(1, sizeof *v);
+    if (!v)
+        return error_set(err, ENOMEM, "no memory for the translator");
+    vm->engine_data = v;
+    v->vm = vm;
+    lock_init(&v->lock, LOCK_RANK_CODE);
+    rc = translate_read_options(&v->options, err);
+    if (rc == 0)
+        rc = code_memory_init(v, err);
+    if (rc == 0)
+        rc = tables_init(v, err);
+    if (rc != 0)
+        translate_vm_release(vm);
+    return rc;
+}
+
+void translate_vm_release(struct vm *vm)
+{
+    struct translate_vm *v = vm->engine_data;
+    vm->engine_data = NULL;
+    if (v->watch.interest)
+        memory_watch_remove(vm->memory, &v->watch);
+    if (v->code && v->emit.to_exec)
+        munmap(v->code + v->emit.to_exec, v->code_size);
+    if (v->code)
+        munmap(v->code, v->code_size);
+    if (v->arena)
+        munmap(v->arena, v->arena_size);
+    free(v->by_page);
+    free(v->hash);
+    free(v->exits);
+    lock_release(&v->lock);
+    free(v);
+}
+
+/* What is emitted once is the same for all vCPUs. */
+static void share_thunks(struct translate_cpu *t)
+{
+    if (t->vm->after_thunks) {
+        t->thunk = t->vm->thunk;
+        return;
+    }
+    translate_emit_thunks(t);
+    code_regions_init(t->vm);
 }
 
 int translate_code_init(struct translate_cpu *t, struct error *err)
 {
-    CLEANUP_CLOSE int fd = memfd_create("trapeze-code", MFD_CLOEXEC);
-    t->code_size = MAX(t->options.code_size, TRANSLATE_CODE_MIN);
-    t->arena_size = MIN(MAX(t->code_size / 2, (size_t)TRANSLATE_CODE_MIN), TRANSLATE_ARENA_MAX);
-    if (fd < 0 || ftruncate(fd, (off_t)t->code_size) != 0)
-        return error_set_errno(err, errno, "no memory for translated code");
-    void *w = mapping_huge(t->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-    void *x = mapping_huge(t->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
-    void *a = mapping_huge(t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, -1);
-    t->code = w == MAP_FAILED ? NULL : w;
-    t->arena = a == MAP_FAILED ? NULL : a;
-    t->emit = (struct emit){w, (u8 *)w + t->code_size, (u8 *)x - (u8 *)w};
-    t->exits = calloc(TRANSLATE_EXITS_MAX, sizeof *t->exits);
-    if (!t->code || x == MAP_FAILED || !t->arena || !t->exits) {
-        if (x != MAP_FAILED)
-            munmap(x, t->code_size);
-        t->emit.to_exec = 0;
-        return error_set(err, ENOMEM, "no memory for translated code");
-    }
-    translate_emit_thunks(t);
+    struct vm *vm = t->soft.vcpu->vm;
     int rc = return_stack_init(t, err);
-    if (rc == 0)
-        rc = pages_init(t, err);
-    if (rc == 0)
-        code_regions_init(t);
-    return rc;
+    if (rc != 0)
+        return rc;
+    share_thunks(t);
+    for (unsigned n = 0; n < ARRAY_SIZE(t->code_cache); n++)
+        t->code_cache[n].key = ~0ull;
+    forget_addresses(t);
+    memory_watch_kick(vm->memory, &t->vm->watch, t->soft.vcpu->index, &t->soft.kick);
+    return 0;
 }
 
 void translate_code_release(struct translate_cpu *t)
 {
-    memory_watch_remove(t->soft.vcpu->vm->memory, &t->watch);
-    free(t->by_page);
-    free(t->hash);
+    struct vcpu *vcpu = t->soft.vcpu;
+    memory_watch_kick(vcpu->vm->memory, &t->vm->watch, vcpu->index, NULL);
     if (t->return_stack)
         munmap(t->return_stack, RETURN_STACK_SLACK + RETURN_STACK_SIZE + PAGE_SIZE);
-    if (t->code && t->emit.to_exec)
-        munmap(t->code + t->emit.to_exec, t->code_size);
-    if (t->code)
-        munmap(t->code, t->code_size);
-    if (t->arena)
-        munmap(t->arena, t->arena_size);
-    free(t->exits);
 }

@@ -82,13 +82,12 @@ struct translate_exit {
 struct translate_slot {
     u64 key; /* 0: nowhere yet */
     void *code;
-    i64 off; /* of the target, relative to the page */
-    u64 pad;
 };
 
 /* An instruction that is executed by the interpreter's handler, ends with a pseudo instruction (T4). */
 struct handler_insn {
     u32 id; /* number of the translation, and offset in the page; 0: none */
+    u32 epoch;
     struct insn insn[2];
 };
 #define HANDLER_INSN_BITS 12
@@ -136,49 +135,65 @@ struct return_frame {
 #define TRANSLATE_SLOTS_MAX (1u << 17)
 #define TRANSLATION_HASH_BITS 16
 
+/* The ways between translated code and C, executable by all vCPUs. Writable view, but for enter. */
+struct translate_thunks {
+    u32 (*enter)(struct soft_cpu *c, void *code); /* returns the exit's number */
+    u8 *handlers;                                 /* A: id of a handler_insn, C: how many from there on.
+                                                     Returns to translated code or leaves it;
+                                                     nothing else may be on the stack */
+    u8 *handler;                                  /* the same for just one */
+    u8 *leave;                  /* C: rip relative to the page, D: exit number, flags in the host's */
+    u8 *leave_saved;            /* the same with flags in arith_flags */
+    u8 *lookup;                 /* A: guest address; D: its code or 0; flags, C lost. By the TLB */
+    u8 *cache;                  /* the same with a look into the jump cache before */
+    u8 *ret;                    /* the same for a return: moves to its frame, or off the first one */
+    u8 *slot[2];                /* A: offset of a slot in translate_cpu that did not fit; [64-bit code] */
+    u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
+    u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
+    u8 *range_miss[2][2][ACCESS_SIZES]; /* [CPL 3][write]; see emit_memory_thunks() */
+};
+
+/*
+ * What the vCPUs of a VM share (T18): the code and the tables of what there is. Under @lock, unless it is
+ * said otherwise.
+ */
+struct translate_vm {
+    struct lock lock;
+    struct vm *vm;
+    struct translate_options options; /* constant */
+    struct translate_thunks thunk;    /* constant */
+    struct code_watch watch;
+    struct translation **by_page; /* those that are not stale, by RAM page */
+    struct translation **hash;    /* by guest-physical address and mode */
+    u8 *code, *arena;             /* constant; writable view; translations */
+    size_t code_size, arena_size; /* constant */
+    struct code_region regions[REGIONS_MAX];
+    u32 region_count, region; /* region: where new code goes */
+    u32 evictions;            /* changes only while the other vCPUs are stopped */
+    struct emit emit;         /* to_exec is constant */
+    u8 *after_thunks;
+    struct translate_exit *exits; /* 0 is none */
+};
+
 struct translate_cpu {
     struct soft_cpu soft; /* first: HOST_CPU points here */
     struct jump_cache_entry jump_cache[1 << JUMP_CACHE_BITS];
     struct code_cache_entry code_cache[1 << CODE_CACHE_BITS];
     struct translate_slot slots[TRANSLATE_SLOTS_MAX];
+    struct translate_vm *vm;
     struct translate_options options;
-    struct code_watch watch;
-    struct translation **by_page; /* those that are not stale, by RAM page */
-    struct translation **hash;    /* by guest-physical address and mode */
+    struct translate_thunks thunk;
     struct handler_insn handler_insn[1 << HANDLER_INSN_BITS];
-    u32 handler_epoch; /* of the interpreter, for which they are good */
+    u32 handler_epoch;  /* changes when they are good no more */
+    u32 handler_blocks; /* the interpreter's epoch for which they are good */
     u8 *return_stack;
-    u32 evictions;
     u32 flags_killed; /* see flags_probe() */
     bool bmi2;
     u64 page_mask, index_mask; /* operands of code */
     u32 tries;                 /* of translating */
-    u8 *code, *arena;          /* writable view; translations */
-    size_t code_size, arena_size;
-    struct code_region regions[REGIONS_MAX];
-    u32 region_count, region; /* region: where new code goes */
-    struct emit emit;
-    u8 *after_thunks;
-    struct lockstep *lockstep;    /* lockstep.c, or NULL */
-    u32 budget;                   /* in lock-step: blocks left to enter before translated code is left */
-    struct translate_exit *exits; /* 0 is none */
-    u32 map_epoch;                /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
-    struct {
-        u32 (*enter)(struct soft_cpu *c, void *code); /* returns the exit's number */
-        u8 *handlers;                                 /* A: id of a handler_insn, C: how many from there on.
-                                                         Returns to translated code or leaves it;
-                                                         nothing else may be on the stack */
-        u8 *handler;                                  /* the same for just one */
-        u8 *leave;                  /* C: rip relative to the page, D: exit number, flags in the host's */
-        u8 *leave_saved;            /* the same with flags in arith_flags */
-        u8 *lookup;                 /* A: guest address; D: its code or 0; flags, C lost. By the TLB */
-        u8 *cache;                  /* the same with a look into the jump cache before */
-        u8 *ret;                    /* the same for a return: moves to its frame, or off the first one */
-        u8 *slot[2];                /* A: offset of a slot in translate_cpu that did not fit; [64-bit code] */
-        u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
-        u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
-        u8 *range_miss[2][2][ACCESS_SIZES]; /* [CPL 3][write]; see emit_memory_thunks() */
-    } thunk;
+    struct lockstep *lockstep; /* lockstep.c, or NULL */
+    u32 budget;                /* in lock-step: blocks left to enter before translated code is left */
+    u32 map_epoch;             /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
 };
 
 /* Room that a block needs at most. */
@@ -194,32 +209,36 @@ void translate_emit_thunks(struct translate_cpu *t);
 
 /* Translates @b, for which there is room. It is stale to begin with. */
 struct translation *translate_block(struct translate_cpu *t, const struct block *b);
+int translate_vm_init(struct vm *vm, struct error *err); /* engine_ops.vm_init and so on */
+void translate_vm_release(struct vm *vm);
 
 /* --- cache.c --- */
 
 /* All regions are empty. */
-void code_regions_init(struct translate_cpu *t);
-struct code_region *code_region(struct translate_cpu *t); /* where new code goes */
-void code_next_region(struct translate_cpu *t);           /* drops the oldest one's code */
-bool code_room(struct translate_cpu *t);                  /* for any block */
+void code_regions_init(struct translate_vm *v);
+struct code_region *code_region(struct translate_vm *v); /* where new code goes */
+void code_next_region(struct translate_vm *v); /* drops the oldest one's code; the other vCPUs are stopped */
+bool code_next_empty(struct translate_vm *v);  /* the same, if it has none; false: nothing done */
+bool code_room(struct translate_vm *v);        /* for any block */
 
-u32 translation_number(const struct translate_cpu *t, const struct translation *code);
-struct translation *translation_at(const struct translate_cpu *t, u32 number);
+u32 translation_number(const struct translate_vm *v, const struct translation *code);
+struct translation *translation_at(const struct translate_vm *v, u32 number);
 
 /* A new one for @b in the current region, with a copy of what it is made from. */
-struct translation *translation_new(struct translate_cpu *t, const struct block *b);
-struct translation *translation_find(struct translate_cpu *t, u64 gpa, u32 mode);
+struct translation *translation_new(struct translate_vm *v, const struct block *b);
+struct translation *translation_find(struct translate_vm *v, u64 gpa, u32 mode);
 /* Can be found from now on; takes the place of the one that was found before, and its links (T6). */
-void translation_enter(struct translate_cpu *t, struct translation *code);
+void translation_enter(struct translate_vm *v, struct translation *code);
 
-void exit_link(struct translate_cpu *t, u32 number, struct translation *code);
+void exit_link(struct translate_vm *v, u32 number, struct translation *code);
 
-/* Forgets what was found by linear address or for a mapping (T7). */
+/* Forgets what was found by linear address or for a mapping (T7). Without the lock. */
 void forget_addresses(struct translate_cpu *t);
 struct jump_cache_entry *jump_cache_entry(struct translate_cpu *t, u64 la);
 struct code_cache_entry *code_cache_entry(struct translate_cpu *t, u64 key);
 
-/* The instruction with this id, made of the bytes that its translation was made from (T4). */
+/* The instruction with this id, made of the bytes that its translation was made from (T4). Without the lock.
+ */
 struct handler_insn *handler_insn(struct translate_cpu *t, u32 id);
 
 /* T5: makes the entries lead to the block, or out to the run loop. */
@@ -239,7 +258,7 @@ static inline void translate_cut_rip(struct soft_cpu *c)
 static inline void *translation_entry(const struct translate_cpu *t, const struct translation *code,
                                       enum entry entry)
 {
-    return code->entry[entry] + t->emit.to_exec;
+    return code->entry[entry] + t->vm->emit.to_exec;
 }
 
 /* --- one block being translated --- */

@@ -277,7 +277,7 @@ static u8 *emit_load_x87(struct emit *e, const u8 *save_vector, const u8 *load_v
 
 void vector_emit_thunks(struct translate_cpu *t)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     u8 *save_vector = emit_save_vector(e), *save_x87 = emit_save_x87(e);
     t->thunk.vector_save = emit_save(e, save_vector, save_x87);
     t->thunk.vector_load = emit_load_vector(e);
@@ -294,7 +294,7 @@ void vector_init(struct soft_cpu *c)
 
 void emit_vector_save(struct translate_cpu *t)
 {
-    struct emit *e = &t->emit;
+    struct emit *e = &t->vm->emit;
     op_mi(e, 7, CPU(vector_away), 0x01010101);
     u8 *gone = emit_jump(e, CC_E);
     emit_call_to(e, t->thunk.vector_save);
