@@ -37,6 +37,7 @@
 struct lockstep_page {
     u64 la, gpa;
     u8 *host;
+    bool tracked;                           /* when it was first written */
     u8 before[PAGE_SIZE], after[PAGE_SIZE]; /* after: what translated code made of it */
 };
 
@@ -88,6 +89,11 @@ NORETURN void lockstep_once(struct soft_cpu *c)
     longjmp(c->fault, 1);
 }
 
+static u64 ram_offset(const struct soft_cpu *c, const struct lockstep_page *p)
+{
+    return (u64)(p->host - c->vcpu->vm->memory->ram);
+}
+
 static bool known_page(const struct lockstep *l, u64 gpa)
 {
     for (unsigned n = l->page_count; n-- > 0;)
@@ -107,6 +113,7 @@ void lockstep_writes(struct soft_cpu *c, u64 la, u64 gpa)
     p->la = la & PAGE_MASK;
     p->gpa = gpa;
     p->host = memory_ram(c->vcpu->vm->memory, gpa);
+    p->tracked = memory_page_tracked(c->vcpu->vm->memory, ram_offset(c, p));
     memcpy(p->before, p->host, PAGE_SIZE);
     memcpy(p->after, p->host, PAGE_SIZE);
 }
@@ -168,6 +175,16 @@ static void undo(struct soft_cpu *c)
     soft_mode_changed(c);
     undo_fills(c);
     start_run(c);
+}
+
+/* A page with code was given up for data: a write to it would not be told of, and stale code run on. */
+static bool gave_up_page(const struct soft_cpu *c)
+{
+    const struct lockstep *l = c->lockstep;
+    for (unsigned n = 0; n < l->page_count; n++)
+        if (l->page[n].tracked && !memory_page_tracked(c->vcpu->vm->memory, ram_offset(c, &l->page[n])))
+            return true;
+    return false;
 }
 
 static void show_pages(struct soft_cpu *c, bool show)
@@ -267,7 +284,7 @@ static bool run_both(struct translate_cpu *t, void *code, bool native, u32 *left
     struct soft_cpu *c = &t->soft;
     struct lockstep *l = c->lockstep;
     *left_by = run_translated(t, code);
-    if (native) {
+    if (native && !gave_up_page(c)) {
         undo(c);
         show_pages(c, true);
         *left_by = run_translated(t, code);
