@@ -329,6 +329,7 @@ static int write_kvm(struct vcpu *vcpu, u32 index, u64 *where, u64 value)
     case MSR_KVM_SYSTEM_TIME:
     case MSR_KVM_SYSTEM_TIME_NEW: pvclock_update(vcpu); break;
     case MSR_KVM_PV_EOI_EN: set_pv_eoi(vcpu, value); break;
+    case MSR_KVM_STEAL_TIME: steal_follow(vcpu); break;
     default: break;
     }
     return 0;

@@ -13,4 +13,15 @@ int cpu_wrmsr(struct vcpu *vcpu, u32 index, u64 value);
 void pvclock_update(struct vcpu *vcpu);
 void pvclock_write_wall(struct vcpu *vcpu, u64 gpa);
 
+/* Steal time (cpu/steal.c): the MSR or the whole state changed. On the vCPU's thread, or while it is parked.
+ */
+void steal_follow(struct vcpu *vcpu);
+/* Adds what its thread waited since the last time. Machine lock held. */
+void steal_update(struct vcpu *vcpu);
+/* For vm.c and vcpu.c. */
+void steal_init(struct vm *vm);
+void steal_release(struct vm *vm);
+void steal_thread_begins(struct vcpu *vcpu);
+void steal_thread_ends(struct vcpu *vcpu);
+
 #endif

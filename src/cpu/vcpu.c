@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "cpu/msr.h"
 #include "cpu/vm.h"
 
 static _Thread_local struct vcpu *current;
@@ -22,7 +23,7 @@ struct vcpu *vcpu_current(void)
 
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned index, struct error *err)
 {
-    *vcpu = (struct vcpu){.vm = vm, .index = index};
+    *vcpu = (struct vcpu){.vm = vm, .index = index, .schedstat = -1};
     x86_state_reset(&vcpu->state, index == 0);
     lock_init(&vcpu->sleep_lock, LOCK_RANK_VCPU);
     if (pthread_cond_init(&vcpu->sleep_cond, NULL)) {
@@ -166,6 +167,7 @@ void *vcpu_main(void *arg)
     struct vcpu *vcpu = arg;
     struct vm *vm = vcpu->vm;
     current = vcpu;
+    steal_thread_begins(vcpu);
     for (;;) {
         u32 seq = atomic_load(&vcpu->wake_seq);
         u32 requests = vcpu_requests(vcpu);
@@ -185,6 +187,7 @@ void *vcpu_main(void *arg)
         vm_leave_guest(vm, vcpu);
         serve_exit(vcpu, why, seq);
     }
+    steal_thread_ends(vcpu);
     current = NULL;
     return NULL;
 }

@@ -42,6 +42,11 @@ struct vcpu {
     struct tally rescued;     /* instructions for which another engine was asked; written by its thread */
     struct error error;       /* after VCPU_EXIT_ERROR */
 
+    /* private to steal.c */
+    _Atomic int schedstat; /* what the host says of its thread; -1: nothing */
+    _Atomic u64 steal_msr; /* the MSR, for other threads */
+    u64 steal_seen;        /* under the machine lock: what was told, ns */
+
     /* private to vcpu.c and vm.c */
     pthread_t thread;
     _Atomic bool started; /* the engine has set it up and it has a thread */

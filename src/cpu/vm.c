@@ -41,6 +41,7 @@ int vm_init(struct vm *vm, struct memory *memory, struct event_loop *loop, const
     if (!vcpu_count || vcpu_count > VM_MAX_VCPUS)
         return error_set(err, EINVAL, "a VM has 1 to %d vCPUs, not %u", VM_MAX_VCPUS, vcpu_count);
     vclock_init(&vm->clock);
+    steal_init(vm);
     lock_init(&vm->life_lock, LOCK_RANK_VM);
     lock_init(&vm->machine_lock, LOCK_RANK_MACHINE);
     lock_init(&vm->run_lock, LOCK_RANK_VCPU);
@@ -54,6 +55,7 @@ int vm_init(struct vm *vm, struct memory *memory, struct event_loop *loop, const
 void vm_release(struct vm *vm)
 {
     vm_stop(vm);
+    steal_release(vm);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         vcpu_release(vm->vcpus[i]);
         free(vm->vcpus[i]);
@@ -209,6 +211,7 @@ static void resume_vcpus(struct vm *vm)
             lock_drop(&vm->machine_lock);
         }
         pvclock_update(vm->vcpus[i]);
+        steal_follow(vm->vcpus[i]);
     }
     unpark(vm);
 }

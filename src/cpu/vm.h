@@ -61,6 +61,8 @@ struct vm {
      */
     bool (*engine_failed)(struct vm *vm, const struct error *why);
 
+    struct timer steal_timer; /* private to steal.c */
+
     /* private to vm.c and vcpu.c */
     struct lock life_lock; /* serialises start, stop, pause and resume */
     struct lock run_lock;

@@ -264,7 +264,8 @@ static void add_basic(struct builder *b)
 /* The interfaces of KVM that we speak, by its signature (Linux Documentation/virt/kvm/x86/cpuid.rst). */
 static void add_hypervisor(struct builder *b)
 {
-    const u32 clocksource = BIT(0), nop_io_delay = BIT(1), clocksource2 = BIT(3), pv_eoi = BIT(6);
+    const u32 clocksource = BIT(0), nop_io_delay = BIT(1), clocksource2 = BIT(3), steal_time = BIT(5),
+              pv_eoi = BIT(6);
     const u32 clocksource_stable = BIT(24);
 
     add(b, false,
@@ -272,7 +273,8 @@ static void add_hypervisor(struct builder *b)
             .leaf = 0x40000000, .eax = 0x40000010, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d});
     add(b, false,
         (struct cpuid_leaf){.leaf = 0x40000001,
-                            .eax = clocksource | nop_io_delay | clocksource2 | pv_eoi | clocksource_stable});
+                            .eax = clocksource | nop_io_delay | clocksource2 | steal_time | pv_eoi |
+                                   clocksource_stable});
     add(b, false, (struct cpuid_leaf){.leaf = 0x40000010, .eax = b->tsc_khz, .ebx = APIC_BUS_KHZ});
 }
 

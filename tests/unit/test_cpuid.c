@@ -245,7 +245,7 @@ static void hypervisor_leaves_give_kvm_clock_and_frequencies(void **state)
     lookup(&t, 0x40000000, 0, 0, r);
     assert_memory_equal(&r[1], "KVMKVMKVM\0\0\0", 12);
     lookup(&t, 0x40000001, 0, 0, r);
-    assert_int_equal(r[0], BIT(0) | BIT(1) | BIT(3) | BIT(6) | BIT(24));
+    assert_int_equal(r[0], BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(24));
     lookup(&t, 0x40000010, 0, 0, r);
     assert_int_equal(r[0], TSC_KHZ);
     assert_int_equal(r[1], 1000000);

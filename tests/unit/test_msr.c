@@ -1,4 +1,7 @@
 /* Model-specific registers, and the time page of kvmclock. */
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "soft-fixture.h"
 
 static int rd(struct fixture *f, u32 index, u64 *value)
@@ -201,6 +204,38 @@ static void wall_clock_is_the_time_at_system_time_0(void **state)
     assert_int_equal(fx_peek(f, FX_FREE, 4), 2);
 }
 
+/* What the host's scheduler says: time run, time waited, slices. */
+static void host_says(struct fixture *f, const char *text)
+{
+    int fd = atomic_load(&f->vcpu->schedstat);
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(pwrite(fd, text, strlen(text), 0), strlen(text));
+}
+
+static void steal_time_is_what_the_thread_waited(void **state)
+{
+    struct fixture *f = *state;
+    atomic_store(&f->vcpu->schedstat, memfd_create("schedstat", MFD_CLOEXEC));
+    host_says(f, "10 1000 3\n");
+    assert_int_equal(wr(f, MSR_KVM_STEAL_TIME, FX_FREE | 3), -1);
+    assert_holds(f, MSR_KVM_STEAL_TIME, FX_FREE | 1);
+    host_says(f, "20 5000 4\n");
+    lock_acquire(&f->vm.machine_lock);
+    steal_update(f->vcpu);
+    assert_int_equal(fx_peek(f, FX_FREE, 8), 4000);
+    assert_int_equal(fx_peek(f, FX_FREE + 8, 4), 2);
+    host_says(f, "no numbers\n");
+    steal_update(f->vcpu);
+    host_says(f, "20 7 4\n"); /* another thread */
+    steal_update(f->vcpu);
+    host_says(f, "20 107 4\n");
+    steal_update(f->vcpu);
+    lock_drop(&f->vm.machine_lock);
+    assert_in_range(fx_peek(f, FX_FREE, 8), 4100, 4107);
+    assert_holds(f, MSR_KVM_STEAL_TIME, 0);
+    steal_thread_ends(f->vcpu);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
@@ -218,6 +253,7 @@ int main(void)
         T(kvmclock_off_writes_nothing),
         T(kvmclock_outside_ram_is_harmless),
         T(wall_clock_is_the_time_at_system_time_0),
+        T(steal_time_is_what_the_thread_waited),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
