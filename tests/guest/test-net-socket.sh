@@ -17,10 +17,10 @@ grep -E '^(Tcp|Udp|Ip|Icmp):' /proc/net/snmp
 exit 0" --module virtio_pci --module virtio_net --file "$WORK/noise:/noise"
 }
 
-cable_initrd 10.1.1.1 "nc -ll -p 2 -e sha256sum &
-carrier 1
+cable_initrd 10.1.1.1 "carrier 1
 echo 'i=0; while [ \$i -lt $SIZE ]; do cat /noise; i=\$((i+1)); done' >/tmp/send
-nc -l -p 1 -e sh /tmp/send
+nc -ll -p 1 -e sh /tmp/send &
+nc -ll -p 2 -e sha256sum &
 nc -l -p 3
 carrier 0; echo 'unplugged'
 carrier 1; echo 'plugged'
@@ -36,11 +36,12 @@ until ping -c 1 -W 1 10.1.1.1 >/dev/null; do :; done'
 cable_initrd 10.1.1.2 "$meet
 ping -c 5 -s 1400 10.1.1.1
 ping -c 2 -s 20000 10.1.1.1
-until nc 10.1.1.1 1 </dev/null >/tmp/got; do :; done
-echo got \$(sha256sum </tmp/got)
+until nc 10.1.1.1 1 </dev/null | head -c 1 >/tmp/first && [ -s /tmp/first ]; do :; done
+echo got \$(nc 10.1.1.1 1 </dev/null | sha256sum)
+until nc 10.1.1.1 2 </dev/null >/dev/null; do :; done
 echo sent \$(noise $((SIZE / 4)) | nc 10.1.1.1 2)
 until echo bye | nc 10.1.1.1 3; do :; done"
-boot 400 0 --memory $((SIZE + 512))M --net "socket=$WORK/cable"
+boot 400 0 --net "socket=$WORK/cable"
 expect '^5 packets transmitted, 5 packets received'
 expect '^2 packets transmitted, 2 packets received'
 expect "^got $(digest "$SIZE")"

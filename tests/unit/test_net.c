@@ -612,7 +612,7 @@ static int use_tap(struct fixture *x, const struct net_options *o, int udp)
     put_word(f + 34, 5000);
     put_word(f + 36, 4000);
     put_word(f + 38, 13);
-    memcpy(f + 42, "hello", 5);
+    memcpy(f + 42, (u8[]){0x68, 0x65, 0x6c, 0x6c, 0x6f}, 5);
     if (!net_layers_parse(&l, f, sizeof f))
         return 11;
     put_word(f + 40, net_fold(net_pseudo_sum(f, &l, 13)));
