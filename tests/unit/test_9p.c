@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
@@ -531,6 +532,129 @@ static void deep_paths_work_to_a_bound(void **state)
     }
 }
 
+/* --- many at a time --- */
+
+enum { SLOTS = 24 };
+
+struct storm {
+    struct share_listener listener;
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    struct slot {
+        struct share_request request;
+        struct iovec out, in;
+        struct client client; /* for its buffers */
+        bool busy;
+    } slot[SLOTS];
+};
+
+static void storm_done(struct share_listener *l, struct share_request *r)
+{
+    struct storm *st = container_of(l, struct storm, listener);
+    pthread_mutex_lock(&st->lock);
+    container_of(r, struct slot, request)->busy = false;
+    pthread_cond_signal(&st->change);
+    pthread_mutex_unlock(&st->lock);
+}
+
+static void storm_wake(struct share_listener *l)
+{
+    (void)l;
+}
+
+static struct slot *storm_slot(struct storm *st)
+{
+    struct slot *s = NULL;
+    pthread_mutex_lock(&st->lock);
+    while (!s) {
+        for (unsigned i = 0; i < SLOTS && !s; i++)
+            s = st->slot[i].busy ? NULL : &st->slot[i];
+        if (!s)
+            pthread_cond_wait(&st->change, &st->lock);
+    }
+    s->busy = true;
+    pthread_mutex_unlock(&st->lock);
+    return s;
+}
+
+static void storm_message(struct client *c, unsigned n)
+{
+    static const char *const names[] = {"a", "b", "d", "d2"};
+    const char *name = names[n / 7 % 4], *other = names[n / 29 % 4];
+    u32 fid = 10 + n / 5 % 6, dir = n & 1 ? ROOT : fid;
+    static const u8 types[] = {T_WALK,     T_WALK,    T_CLUNK, T_LCREATE, T_MKDIR, T_RENAMEAT, T_UNLINKAT,
+                               T_UNLINKAT, T_GETATTR, T_LOPEN, T_READDIR, T_READ,  T_REMOVE,   T_FLUSH};
+    message_begin(c, types[n / 3 % ARRAY_SIZE(types)]);
+    switch (c->type) {
+    case T_WALK:
+        put_u32(c, dir);
+        put_u32(c, 10 + n / 31 % 6);
+        put_u16(c, n / 37 % 2);
+        if (n / 37 % 2)
+            put_string(c, name);
+        break;
+    case T_LCREATE:
+    case T_MKDIR:
+        put_u32(c, c->type == T_MKDIR ? dir : fid);
+        put_string(c, name);
+        if (c->type == T_LCREATE)
+            put_u32(c, O_RDWR);
+        put_u32(c, 0755);
+        put_u32(c, 0);
+        break;
+    case T_RENAMEAT:
+        put_u32(c, dir);
+        put_string(c, name);
+        put_u32(c, n & 2 ? ROOT : fid);
+        put_string(c, other);
+        break;
+    case T_UNLINKAT:
+        put_u32(c, dir);
+        put_string(c, name);
+        put_u32(c, n & 4 ? AT_REMOVEDIR : 0);
+        break;
+    case T_FLUSH: put_u16(c, 1); break;
+    default:
+        put_u32(c, fid);
+        put_u64(c, 0);
+        put_u32(c, 500);
+        break;
+    }
+    put_le32(c->message, (u32)c->len);
+}
+
+static void requests_on_the_same_fids_do_not_disturb_each_other(void **state)
+{
+    struct fixture *f = *state;
+    struct storm *st = calloc(1, sizeof *st);
+    assert_non_null(st);
+    st->listener = (struct share_listener){.done = storm_done, .wake = storm_wake};
+    pthread_mutex_init(&st->lock, NULL);
+    pthread_cond_init(&st->change, NULL);
+    share_set_listener(f->client.share, &st->listener);
+    u64 random = 1;
+    for (unsigned i = 0; i < 6000; i++) {
+        struct slot *s = storm_slot(st);
+        random = random * 6364136223846793005ull + 1442695040888963407ull;
+        storm_message(&s->client, (unsigned)(random >> 40));
+        s->out = (struct iovec){s->client.message, s->client.len};
+        s->in = (struct iovec){s->client.reply, 8192};
+        s->request = (struct share_request){&s->out, &s->in, 1, 1, s->client.len, 8192, 0};
+        share_submit(f->client.share, &s->request);
+    }
+    for (unsigned i = 0; i < SLOTS; i++) {
+        pthread_mutex_lock(&st->lock);
+        while (st->slot[i].busy)
+            pthread_cond_wait(&st->change, &st->lock);
+        pthread_mutex_unlock(&st->lock);
+    }
+    share_quiesce(f->client.share);
+    assert_int_equal(client_getattr(&f->client, ROOT), 0);
+    pthread_cond_destroy(&st->change);
+    pthread_mutex_destroy(&st->lock);
+    free(st);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -557,6 +681,7 @@ int main(void)
         T(messages_cut_short_are_refused),
         T(a_reply_that_does_not_fit_is_an_error),
         T(deep_paths_work_to_a_bound),
+        T(requests_on_the_same_fids_do_not_disturb_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
