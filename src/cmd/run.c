@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -102,6 +103,17 @@ static int read_boot_files(const struct run_options *o, struct boot_source *boot
             boot->module_args[boot->module_count++] = o->initrd[i].args;
     }
     return r;
+}
+
+/* Each file that the guest has open in a shared directory is one of ours. */
+static void allow_many_files(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 static int end_status(enum vm_end why, int code, int signal, const struct error *err)
@@ -205,6 +217,8 @@ int cmd_run(int argc, char **argv)
         run_options_help(stdout);
         return STATUS_OK;
     }
+    if (o.pc.share_count)
+        allow_many_files();
     if (setup_log(&o, &err) || read_boot_files(&o, &boot, &err) || !(loop = event_loop_new(&err)))
         status = cmd_fail(&err);
     else
