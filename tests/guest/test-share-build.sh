@@ -47,12 +47,12 @@ echo '/* other */' >>part9.c
 git commit -qam other
 git merge -q -m merged main
 git stash list; git gc -q
-git fsck --full --no-progress && git log --oneline | cat
+git fsck --full --no-progress 2>/dev/null && git log --oneline | cat
 git count-objects -v | grep -E 'in-pack|^count'
 git clone -q . ../clone
 cd ../clone
-git fsck --full --no-progress
-ls -l | awk '{ print $1, $2, $9, $10, $11 }'
+git fsck --full --no-progress 2>/dev/null
+ls -l | awk 'NR > 1 { print $1, $2, $9, $10, $11 }'
 make -s && ./program && ./run.sh
 sha256sum libparts.a program
 make -s clean && git status --short && git rev-parse 'HEAD^{tree}'

@@ -82,7 +82,7 @@ int op_getattr(struct call *c)
     if (r)
         return r;
     int fd = descriptor(c, f, &opened);
-    r = fd < 0 ? fd : attributes_of(c->s, fd, &st);
+    r = fd < 0 ? fd : attributes_now(c, fd, &st);
     if (!opened && fd >= 0)
         close(fd);
     fid_put(c->s, f);
@@ -256,6 +256,7 @@ static size_t hide_names(const struct share *s, char *list, size_t len)
 static int load(struct call *c, struct node *node, const char *name, struct attribute **a)
 {
     char text[FD_PATH_SIZE];
+    struct statx st;
     ssize_t n;
     int r, fd;
     if (name[0] && !owner_may_use(c->s, name))
@@ -266,6 +267,11 @@ static int load(struct call *c, struct node *node, const char *name, struct attr
     fd = node_open(c, node);
     if (fd < 0)
         return fd;
+    r = c->nowait ? attributes_now(c, fd, &st) : 0;
+    if (r) {
+        close(fd);
+        return r;
+    }
     if (name[0])
         n = getxattr(fd_path(text, fd), name, (*a)->data, SHARE_ATTRIBUTE_MAX);
     else

@@ -24,7 +24,7 @@ static bool writes(int flags)
 static int open_further(struct call *c, int fd, int flags, struct qid *q)
 {
     struct statx st;
-    int r = attributes_of(c->s, fd, &st);
+    int r = attributes_now(c, fd, &st);
     if (r)
         return r;
     *q = qid_of(c->s, &st);

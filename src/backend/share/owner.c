@@ -70,10 +70,43 @@ static void load_mapped(int fd, struct statx *st)
     }
 }
 
+static u64 device_of(const struct statx *st)
+{
+    return (u64)st->stx_dev_major << 32 | st->stx_dev_minor;
+}
+
+static int host_attributes(int fd, int flags, struct statx *st)
+{
+    flags |= AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
+    return statx(fd, "", flags, STATX_BASIC_STATS | STATX_BTIME, st) < 0 ? -errno : 0;
+}
+
+int share_find_device(struct share *s)
+{
+    struct statx st;
+    int r = host_attributes(s->root_fd, 0, &st);
+    s->root_device = r ? 0 : device_of(&st);
+    return r;
+}
+
+/* What another machine or process keeps may take its time; of a file system of our own all is known here. */
+int attributes_now(const struct call *c, int fd, struct statx *st)
+{
+    if (!c->nowait)
+        return attributes_of(c->s, fd, st);
+    int r = host_attributes(fd, AT_STATX_DONT_SYNC, st);
+    if (!r && device_of(st) != c->s->root_device)
+        r = -EAGAIN;
+    if (!r && c->s->options.ownership == SHARE_MAPPED)
+        load_mapped(fd, st);
+    return r;
+}
+
 int attributes_of(struct share *s, int fd, struct statx *st)
 {
-    if (statx(fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, st) < 0)
-        return -errno;
+    int r = host_attributes(fd, 0, st);
+    if (r)
+        return r;
     if (s->options.ownership == SHARE_MAPPED)
         load_mapped(fd, st);
     return 0;
@@ -94,14 +127,13 @@ static u64 device_index(struct share *s, u64 device)
 
 struct qid qid_of(struct share *s, const struct statx *st)
 {
-    u64 device = (u64)st->stx_dev_major << 32 | st->stx_dev_minor;
     u32 version = (u32)st->stx_mtime.tv_sec * 31 ^ st->stx_mtime.tv_nsec ^ (u32)st->stx_size << 8;
     return (struct qid){
         .type = S_ISDIR(st->stx_mode)   ? QID_DIR
                 : S_ISLNK(st->stx_mode) ? QID_SYMLINK
                                         : QID_FILE,
         .version = version ? version : 1, /* 0 tells Linux not to cache */
-        .path = st->stx_ino ^ device_index(s, device) << 56,
+        .path = st->stx_ino ^ device_index(s, device_of(st)) << 56,
     };
 }
 

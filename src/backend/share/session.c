@@ -83,7 +83,7 @@ static int step(struct call *c, struct walk *w, const char *name)
         return -ENAMETOOLONG;
     }
     fd = up ? node_open_entered(c, next) : open_child(c, w->fd, name, O_PATH, 0);
-    r = fd < 0 ? fd : attributes_of(s, fd, &st);
+    r = fd < 0 ? fd : attributes_now(c, fd, &st);
     if (r) {
         if (fd >= 0)
             close(fd);

@@ -118,6 +118,8 @@ struct share {
     struct share_options options;
     struct share_listener *listener;
     int root_fd;
+    u64 root_device;
+    bool local;  /* on a file system that no other machine or process stands behind */
     int proc_fd; /* /proc/self/fd: opens what an O_PATH descriptor stands for */
 
     struct lock lock;
@@ -242,6 +244,9 @@ void node_move(struct share *s, struct node *n, struct node *dir, char *name);
 
 /* Those of what @fd, of any kind, stands for. */
 int attributes_of(struct share *s, int fd, struct statx *st);
+/* The same; -EAGAIN where c->nowait does not allow to ask. */
+int attributes_now(const struct call *c, int fd, struct statx *st);
+int share_find_device(struct share *s);
 struct qid qid_of(struct share *s, const struct statx *st);
 /* Of a new file. @fd may be O_PATH. @rdev only for device nodes. */
 int owner_give(struct share *s, int fd, u32 uid, u32 gid, u32 mode, u64 rdev);

@@ -1,10 +1,12 @@
 /* The server as a whole: opening a directory, requests and replies, threads. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -218,7 +220,8 @@ void share_submit(struct share *s, struct share_request *r)
     lock_drop(&s->lock);
     if (waits)
         return;
-    if (job->type == T_FLUSH || (op_of(job->type)->flags & OP_QUICK && execute(s, r, true) == 0)) {
+    bool quick = s->local && op_of(job->type)->flags & OP_QUICK;
+    if (job->type == T_FLUSH || (quick && execute(s, r, true) == 0)) {
         job_done(s, job);
         return;
     }
@@ -283,6 +286,20 @@ enum share_ownership share_ownership_find(const char *name)
     return !strcmp(name, "mapped") ? SHARE_MAPPED : !strcmp(name, "none") ? SHARE_NONE : SHARE_PASSTHROUGH;
 }
 
+/* Where nothing but the disk of this machine is waited for. */
+static bool is_local(int fd)
+{
+    static const u64 local[] = {EXT4_SUPER_MAGIC,      XFS_SUPER_MAGIC,  BTRFS_SUPER_MAGIC, TMPFS_MAGIC,
+                                OVERLAYFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, RAMFS_MAGIC};
+    struct statfs st;
+    if (fstatfs(fd, &st) < 0)
+        return false;
+    for (unsigned i = 0; i < ARRAY_SIZE(local); i++)
+        if ((u32)st.f_type == local[i])
+            return true;
+    return false;
+}
+
 static int open_root(struct share *s, struct error *err)
 {
     s->root_fd = open(s->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -296,7 +313,9 @@ static int open_root(struct share *s, struct error *err)
     if (fd < 0)
         return error_set_errno(err, -fd, "sharing '%s' needs openat2(), Linux 5.8 or later", s->path);
     close(fd);
-    return 0;
+    s->local = is_local(s->root_fd);
+    int r = share_find_device(s);
+    return r ? error_set_errno(err, -r, "cannot share '%s'", s->path) : 0;
 }
 
 static int check_ownership(struct share *s, struct error *err)
