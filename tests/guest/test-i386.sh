@@ -1,6 +1,7 @@
 #!/bin/bash
 # Debian's kernels for i386 boot, and 32-bit programs compute under them and under a 64-bit kernel what they
-# compute on the host, with the translator as it is and under its torture switches. TORTURE: which ones.
+# compute on the host, with the translator as it is and under those torture switches that are quick: tests/system
+# and tests/isa have all of them. TORTURE: which ones.
 . "$(dirname "$0")/lib.sh"
 ENGINE=${TRAPEZE_ENGINE:-translate}
 WIDE=$GUEST
@@ -53,7 +54,7 @@ kernel "$WIDE/i386"
 boot 200 0 --memory 3G
 right "a kernel with PAE"
 [ "$ENGINE" = translate ] || exit 0
-for words in ${TORTURE:-hot tiny-cache=2000000 one-insn flush=1000,fail no-chaining no-returns slow-memory live-flags no-native lockstep=100}; do
+for words in ${TORTURE:-hot flush=1000,fail no-chaining no-returns live-flags lockstep=100}; do
     TRAPEZE_TRANSLATE=$words boot 600 0
     right "$words"
 done
