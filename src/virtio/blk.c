@@ -359,7 +359,7 @@ static void fill_config(struct virtio_blk *b, unsigned queues)
     put_le16(c + CONFIG_NUM_QUEUES, (u16)queues);
     put_le32(c + CONFIG_MAX_DISCARD_SECTORS, MAX_RANGE_SECTORS);
     put_le32(c + CONFIG_MAX_DISCARD_SEG, 1);
-    put_le32(c + CONFIG_DISCARD_ALIGNMENT, 1 << PHYSICAL_EXP);
+    put_le32(c + CONFIG_DISCARD_ALIGNMENT, MAX(b->backend->discard_unit / BLOCK_SECTOR, 1u << PHYSICAL_EXP));
     put_le32(c + CONFIG_MAX_ZEROES_SECTORS, MAX_RANGE_SECTORS);
     put_le32(c + CONFIG_MAX_ZEROES_SEG, 1);
     c[CONFIG_ZEROES_MAY_UNMAP] = b->backend->can_discard;

@@ -34,6 +34,7 @@ static struct fixture *make(struct block_device *backend, bool read_only, unsign
     struct fixture *f = calloc(1, sizeof *f);
     driver_init(&f->d);
     fake_disk_init(&f->disk, &f->d.lock, read_only);
+    f->disk.base.discard_unit = 65536;
     const struct virtio_blk_config config = {.queues = queues, .serial = "serial-0123456789abcdef"};
     assert_int_equal(virtio_blk_init(&f->blk, &f->d.bus, DRIVER_DEVFN, &f->d.memory, NULL, &f->d.lock,
                                      backend ? backend : &f->disk.base, &config, NULL),
@@ -150,6 +151,7 @@ static void the_configuration_describes_the_disk(void **state)
     assert_int_equal(config(f, 32, 1), 1);
     assert_int_equal(config(f, 34, 2), 1);
     assert_int_equal(config(f, 40, 4), 1);
+    assert_int_equal(config(f, 44, 4), 65536 / 512);
     assert_int_equal(config(f, 60, 4), 0);
     assert_int_equal(config(f, 0xffc, 4), 0);
 }
