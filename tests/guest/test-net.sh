@@ -17,7 +17,7 @@ ip link set eth0 up
 udhcpc -i eth0 -n -q -s /udhcpc >/tmp/dhcp 2>&1 || { cat /tmp/dhcp; exit 1; }
 grep ^dhcp: /tmp/dhcp
 ask() { echo \"\$@\" | nc 10.0.2.2 $port; }
-$1" --file "$here/udhcpc-script:/udhcpc" --module virtio_pci --module virtio_net --module 8021q
+$1" "${@:2}" --file "$here/udhcpc-script:/udhcpc" --module virtio_pci --module virtio_net --module 8021q
     chmod +x "$here/udhcpc-script"
 }
 
@@ -73,6 +73,22 @@ expect '^1400'
 expect '^carrier: 1'
 expect '^vlan: done'
 expect '^52:54:00:aa:bb:cc'
+expect_clean_log
+
+# A reset with frames on their way both ways; the second time it runs through.
+head -c 1048576 /dev/zero >"$WORK/flag"
+net_initrd 'if [ "$(head -c 1 /dev/vda)" = 1 ]; then
+    [ "$(ask get 3000000 1 | sha256sum | cut -c-64)" = "$(ask digest 3000000 1)" ] && echo "after the reset: good"
+    exit 0
+fi
+printf 1 | dd of=/dev/vda conv=notrunc 2>/dev/null; sync
+ask get 100000000 2 >/dev/null & (echo put; cat /dev/zero) | nc 10.0.2.2 '"$port"' >/dev/null &
+until [ "$(cat /sys/class/net/eth0/statistics/rx_bytes)" -gt 2000000 ] &&
+    [ "$(cat /sys/class/net/eth0/statistics/tx_bytes)" -gt 2000000 ]; do :; done
+exit 1' --module virtio_blk
+boot 120 0 --net user,host-loopback=on --disk "$WORK/flag,format=raw"
+[ "$(grep -c '^dhcp: eth0' "$LOG")" = 2 ] || fail "there were not two starts"
+expect '^after the reset: good'
 expect_clean_log
 
 # Two cards without an address given have two; one whose cable is out has no carrier.
