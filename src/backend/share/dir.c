@@ -252,30 +252,34 @@ int op_link(struct call *c)
     return r;
 }
 
-/* What the guest may still have a fid of, when its name goes; -1 where it has none. */
-static int keep(struct call *c, int dir, const char *name, const struct node *n)
+/*
+ * What had a name is kept open (@kept, -1: it was not there) until the names are unlocked, since to free a
+ * large file takes its time. If there are fids of it, it stays so as long as they are.
+ */
+static void gone(struct share *s, struct node *n, int *kept, bool really)
 {
-    return n ? open_child(c, dir, name, O_PATH, 0) : -1;
-}
-
-/* Then @n has gone, and @kept is what it was. */
-static void gone(struct share *s, struct node *n, int kept, bool really)
-{
-    if (n && really)
-        node_detach(s, n, kept);
-    else if (kept >= 0)
-        close(kept);
+    if (n && really) {
+        node_detach(s, n, *kept);
+        *kept = -1;
+    }
     if (n)
         node_put(s, n);
 }
 
-static int unlink_locked(struct call *c, struct node *dir_node, const char *name, int flags)
+static void close_kept(int kept)
+{
+    if (kept >= 0)
+        close(kept);
+}
+
+static int unlink_locked(struct call *c, struct node *dir_node, const char *name, int flags, int *kept)
 {
     int dir = node_open_entered(c, dir_node);
     if (dir < 0)
         return dir;
     struct node *n = node_find(c->s, dir_node, name);
-    int kept = keep(c, dir, name, n);
+    close_kept(*kept);
+    *kept = open_child(c, dir, name, O_PATH, 0);
     int r = unlinkat(dir, name, flags) < 0 ? -errno : 0;
     close(dir);
     gone(c->s, n, kept, r == 0);
@@ -284,9 +288,11 @@ static int unlink_locked(struct call *c, struct node *dir_node, const char *name
 
 static int unlink_name(struct call *c, struct node *dir, const char *name, int flags)
 {
+    int kept = -1;
     names_lock(c->s);
-    int r = unlink_locked(c, dir, name, flags);
+    int r = unlink_locked(c, dir, name, flags, &kept);
     names_unlock(c->s);
+    close_kept(kept);
     return r;
 }
 
@@ -309,16 +315,16 @@ int op_unlinkat(struct call *c)
 
 /* Moves a name. A node that had the new one is gone with the file that had it. */
 static int rename_locked(struct call *c, struct node *from, const char *name, struct node *to,
-                         const char *new_name)
+                         const char *new_name, int *kept)
 {
     char *copy = strdup(new_name);
     int from_fd = node_open_entered(c, from), to_fd = node_open_entered(c, to);
-    int r = !copy ? -ENOMEM : from_fd < 0 ? from_fd : to_fd < 0 ? to_fd : 0, kept = -1;
+    int r = !copy ? -ENOMEM : from_fd < 0 ? from_fd : to_fd < 0 ? to_fd : 0;
     struct node *moved = NULL, *replaced = NULL;
     if (!r) {
         moved = node_find(c->s, from, name);
         replaced = node_find(c->s, to, new_name);
-        kept = keep(c, to_fd, new_name, replaced);
+        *kept = open_child(c, to_fd, new_name, O_PATH, 0);
         r = renameat(from_fd, name, to_fd, new_name) < 0 ? -errno : 0;
     }
     bool other = replaced && replaced != moved;
@@ -341,6 +347,7 @@ int op_renameat(struct call *c)
 {
     char name[NAME_SIZE], new_name[NAME_SIZE];
     struct fid *from, *to;
+    int kept = -1;
     u32 id = take32(c);
     int r = take_name(c, name, false);
     u32 new_id = take32(c);
@@ -352,8 +359,9 @@ int op_renameat(struct call *c)
     if (r)
         return r;
     names_lock(c->s);
-    r = rename_locked(c, from->node, name, to->node, new_name);
+    r = rename_locked(c, from->node, name, to->node, new_name, &kept);
     names_unlock(c->s);
+    close_kept(kept);
     fid_put(c->s, from);
     fid_put(c->s, to);
     return r;
@@ -377,6 +385,7 @@ int op_rename(struct call *c)
     char name[NAME_SIZE], new_name[NAME_SIZE];
     struct fid *f, *to;
     struct node *dir;
+    int kept = -1;
     u32 id = take32(c), dir_id = take32(c);
     int r = take_name(c, new_name, false);
     if (r || c->bad)
@@ -387,25 +396,26 @@ int op_rename(struct call *c)
     names_lock(c->s);
     r = name_of(c->s, f->node, name, &dir);
     if (!r) {
-        r = rename_locked(c, dir, name, to->node, new_name);
+        r = rename_locked(c, dir, name, to->node, new_name, &kept);
         node_put(c->s, dir);
     }
     names_unlock(c->s);
+    close_kept(kept);
     fid_put(c->s, f);
     fid_put(c->s, to);
     return r;
 }
 
-static int remove_locked(struct call *c, struct node *n)
+static int remove_locked(struct call *c, struct node *n, int *kept)
 {
     char name[NAME_SIZE];
     struct node *dir;
     int r = name_of(c->s, n, name, &dir);
     if (r)
         return r;
-    r = unlink_locked(c, dir, name, 0);
+    r = unlink_locked(c, dir, name, 0, kept);
     if (r == -EISDIR)
-        r = unlink_locked(c, dir, name, AT_REMOVEDIR);
+        r = unlink_locked(c, dir, name, AT_REMOVEDIR, kept);
     node_put(c->s, dir);
     return r;
 }
@@ -414,6 +424,7 @@ static int remove_locked(struct call *c, struct node *n)
 int op_remove(struct call *c)
 {
     struct fid *f;
+    int kept = -1;
     u32 id = take32(c);
     int r = c->bad ? -EINVAL : fid_get(c, id, FID_SHARED, &f);
     if (r)
@@ -421,8 +432,9 @@ int op_remove(struct call *c)
     r = -EROFS;
     if (!c->s->options.read_only) {
         names_lock(c->s);
-        r = remove_locked(c, f->node);
+        r = remove_locked(c, f->node, &kept);
         names_unlock(c->s);
+        close_kept(kept);
     }
     fid_remove(c->s, f);
     fid_put(c->s, f);
