@@ -28,8 +28,8 @@ static void put_both32(u8 *p, u32 v)
 
 static void put_text(u8 *p, const char *text, size_t width)
 {
-    memset(p, ' ', width);
-    memcpy(p, text, MIN(strlen(text), width));
+    for (size_t i = 0; i < width; i++)
+        p[i] = *text ? (u8)*text++ : ' ';
 }
 
 /* 9.1.5 */
@@ -156,8 +156,6 @@ static u8 *put_file(u8 *at, const struct iso9660_file *f, u32 block, time_t when
 /* 8.4 */
 static void put_volume(u8 *p, const char *label, u32 blocks, time_t when)
 {
-    static const char never[] = "0000000000000000";
-
     p[0] = 1;
     put_text(p + 1, "CD001", 5);
     p[6] = 1;
@@ -176,7 +174,7 @@ static void put_volume(u8 *p, const char *label, u32 blocks, time_t when)
     put_text(p + 190, "", 623);
     put_text(p + 574, "TRAPEZE", 128); /* the application */
     for (unsigned i = 0; i < 4; i++)
-        memcpy(p + 813 + 17 * i, never, 16);
+        memset(p + 813 + 17 * i, '0', 16); /* dates that are not given */
     p[881] = 1;
 }
 
