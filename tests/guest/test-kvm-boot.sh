@@ -10,12 +10,13 @@ initrd 'uname -r
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 exit 0'
 
-APPEND="nosoftlockup sysctl.kernel.hung_task_timeout_secs=0 lpj=4000000 cryptomgr.notests mitigations=off"
+APPEND="nosoftlockup lpj=4000000 tsc=reliable cryptomgr.notests mitigations=off"
 APPEND+=" audit=0 random.trust_cpu=on clearcpuid=smap,cx16,erms,fsrm"
 
-# What the kernel said, without times and numbers, each line once: threads print in another order.
+# What the kernel said, without times and numbers, each line once: threads print in another order. That a task
+# waits for long, the kernel says until the first program could tell it not to.
 said() {
-    tr -d '\r' <"$1" | sed -E 's/^\[ *[0-9.]+\] //; s/0x[0-9a-f]+|[0-9a-f]{8,}/X/g; s/[0-9]+/N/g; s/ +/ /g' |
+    tr -d '\r' <"$1" | sed '/INFO: task .* blocked for more/,/<\/TASK>/d' | sed -E 's/^\[ *[0-9.]+\] //; s/0x[0-9a-f]+|[0-9a-f]{8,}/X/g; s/[0-9]+/N/g; s/ +/ /g' |
         grep -vE 'KASLR|GB pages|N.N GiB page|Hyper-Threading|Spectre|Speculat|SRSO|Retbleed|Mitigation|hrtimer|kprobe' |
         sort -u
 }
