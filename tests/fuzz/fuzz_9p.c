@@ -33,7 +33,8 @@ static struct {
     struct timespec read_only_ctime;
     struct stat sentinel;
     pthread_t swapper;
-} fuzz;
+    pthread_mutex_t still; /* nothing is swapped while a tree is taken away, by names */
+} fuzz = {.still = PTHREAD_MUTEX_INITIALIZER};
 
 static const char *const names[] = {
     "a",
@@ -102,7 +103,9 @@ static void make_tree(void)
         {"../outside", "dir/link"}, {"/", "dir/slash"}, {"..", "dir/out"}, {"../outside", "ro/link"}};
     char path[128];
     path_in(path, "dir");
+    pthread_mutex_lock(&fuzz.still);
     (void)nftw(path, wipe, 32, FTW_DEPTH | FTW_PHYS);
+    pthread_mutex_unlock(&fuzz.still);
     for (unsigned i = 0; i < ARRAY_SIZE(dirs); i++) {
         path_in(path, dirs[i]);
         (void)mkdir(path, 0755);
@@ -126,9 +129,13 @@ static void *swap(void *arg)
     (void)arg;
     path_in(a, "dir/swap");
     path_in(b, "dir/out");
-    for (;;)
-        if (renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) < 0)
+    for (;;) {
+        pthread_mutex_lock(&fuzz.still);
+        int r = renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
+        pthread_mutex_unlock(&fuzz.still);
+        if (r < 0)
             usleep(1000);
+    }
     return NULL;
 }
 
@@ -158,6 +165,7 @@ static void open_shares(void)
 
 static void remove_all(void)
 {
+    pthread_mutex_lock(&fuzz.still); /* for good */
     (void)nftw(fuzz.top, wipe, 32, FTW_DEPTH | FTW_PHYS);
 }
 
