@@ -22,6 +22,9 @@
     X(handler_calls, "calls of the interpreter from translated code")    \
     X(handler_decodes, "instructions decoded for these")                 \
     X(links, "exits linked to their targets")                            \
+    X(traces, "traces formed")                                           \
+    X(traces_dropped, "traces given up")                                 \
+    X(ranges_given_up, "accesses of traces that do without a range")     \
     X(translations_stale, "translations that a write made stale")        \
     X(code_evictions, "times the oldest translations were dropped")      \
     X(blocks_decoded, "blocks decoded")                                  \

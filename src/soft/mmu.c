@@ -78,21 +78,29 @@ struct mmu_private {
     u64 region_4m[REGION_BITS / 64], region_1g[REGION_BITS / 64]; /* rule 3, by a hash of the region */
 };
 
-static void clear_ranges(struct soft_range *r, unsigned n)
+static void clear_ranges(struct soft_cpu *c, bool user, bool write)
 {
-    for (unsigned i = 0; i < n; i++)
-        r[i].limit = r[i].limit_wide = 0;
+    for (unsigned n = 0; n < SOFT_RANGES / 64; n++) {
+        u64 used = c->range_used[user][write][n];
+        for (; used; used &= used - 1) {
+            struct soft_range *r = &c->range[user][write][n * 64 + (unsigned)__builtin_ctzll(used)];
+            r->limit = r->limit_wide = 0;
+        }
+        c->range_used[user][write][n] = 0;
+    }
 }
 
 static void clear_write_ranges(struct soft_cpu *c)
 {
-    clear_ranges(c->range[0][1], SOFT_RANGES);
-    clear_ranges(c->range[1][1], SOFT_RANGES);
+    clear_ranges(c, false, true);
+    clear_ranges(c, true, true);
 }
 
 static void clear_all_ranges(struct soft_cpu *c)
 {
-    clear_ranges(c->range[0][0], sizeof c->range / sizeof c->range[0][0][0]);
+    clear_ranges(c, false, false);
+    clear_ranges(c, true, false);
+    clear_write_ranges(c);
 }
 
 #define MAP_LAST 0xfffe
@@ -193,8 +201,10 @@ static void drop_private(struct soft_cpu *c)
     struct mmu_private *m = c->mmu;
     bool all = m->private_all || c->lockstep; /* which puts back entries that are not in the list any more */
     unsigned count = all ? SOFT_TLB_SIZE : m->private_count;
-    if (count)
-        clear_ranges(c->range[0][0], 2 * SOFT_RANGES);
+    if (count) {
+        clear_ranges(c, false, false);
+        clear_ranges(c, false, true);
+    }
     for (unsigned i = 0; i < count; i++) {
         struct soft_tlb_entry *e = &c->tlb[all ? i : m->private_list[i]];
         if (e->gpa & ATTR_GLOBAL)
@@ -223,7 +233,8 @@ static void update_ranges(struct soft_cpu *c)
     u64 ctx = user || c->ctx == CTX_NEVER ? c->ctx : c->ctx_sys;
     if (likely(c->mmu->range_ctx[user] == ctx))
         return;
-    clear_ranges(c->range[user][0], 2 * SOFT_RANGES);
+    clear_ranges(c, user, false);
+    clear_ranges(c, user, true);
     c->mmu->range_ctx[user] = ctx;
 }
 

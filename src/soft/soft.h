@@ -54,14 +54,14 @@ struct soft_tlb_entry {
 /*
  * A level before the TLB for translated code, which picks the entry when it is made (the stack has one, each
  * segment, ...): linear addresses base + 0 ... base + limit - 1, up to 16 bytes of which each, may be
- * accessed at the host's address + host. limit_wide is the same for up to 64 bytes. Both are 0 in an empty
- * entry. Only mmu.c empties entries; see there for what may stand in one.
+ * accessed at the host's address la + addend. limit_wide is the same for up to 64 bytes. Both are 0 in an
+ * empty entry. Only mmu.c empties entries; see there for what may stand in one.
  */
 struct soft_range {
     u64 base, limit, limit_wide;
-    intptr_t host;
+    intptr_t addend;
 };
-#define SOFT_RANGES 7
+#define SOFT_RANGES 256
 
 enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
 
@@ -122,6 +122,7 @@ struct soft_cpu {
     u8 vector_level;                /* how many of them */
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
     struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
+    u64 range_used[2][2][SOFT_RANGES / 64];                 /* bits: those that may be other than empty */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);
     u32 executed[SOFT_EXECUTED_PAGES /
                  32]; /* pages for which map_key must change when they are invalidated */

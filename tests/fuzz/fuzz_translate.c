@@ -32,7 +32,7 @@ static void make_machine(void)
 {
     static struct cpuid_table cpuid;
     if (!m) {
-        BUG_ON(setenv("TRAPEZE_TRANSLATE", "hot,lockstep", 0));
+        BUG_ON(setenv("TRAPEZE_TRANSLATE", "hot,traces,lockstep", 0));
         BUG_ON(cpuid_build(&cpuid, "host", 1, 1000000, NULL));
         m = one_vcpu_new(&translate_engine, &cpuid, RANDOM_CODE_RAM);
         BUG_ON(pthread_create(&thread, NULL, impatience, m->vcpu));

@@ -171,10 +171,8 @@ static void emit_saved_entry(struct translator *x, struct translation *code, str
 static void emit_entries(struct translator *x, struct translation *code, struct stale_jumps *to_stale)
 {
     struct emit *e = x->e;
-    const struct insn *last = &x->b->insn[x->b->count - 1];
-    bool loop = (last->flags & INSN_BRANCH) && last->disp == 0;
     u8 *go = NULL, *over = NULL;
-    if (x->starts_saved && !loop) {
+    if (x->starts_saved && !x->loop) {
         go = emit_host_check(x, code, to_stale);
         emit_host_entry(x, code, to_stale, go);
         over = emit_jump(e, CC_ALWAYS);
@@ -208,7 +206,7 @@ static void emit_stale(struct translator *x, struct translation *code, const str
         if (to_stale->budget[saved])
             emit_set_target(to_stale->budget[saved], x->e->at);
         code->stale[saved] = x->e->at;
-        emit_mov_imm32(x->e, HOST_C, (u32)x->block_off);
+        emit_mov_imm32(x->e, HOST_C, (u32)x->head_off);
         emit_mov_imm32(x->e, HOST_D, 0);
         emit_jump_to(x->e, CC_ALWAYS, saved ? x->t->thunk.leave_saved : x->t->thunk.leave);
     }
@@ -268,6 +266,8 @@ static unsigned emit_native(struct translator *x, unsigned n)
         translate_insn(x, &x->b->insn[n]);
         count = 1;
     }
+    if (x->hot)
+        trace_note_writes(x);
     if (x->slow) {
         x->slow->back = x->e->at;
         x->slow->reload = x->flags_in_host;
@@ -321,7 +321,7 @@ static void emit_body(struct translator *x, struct translation *code)
     }
     if (!x->ended) {
         vector_flush(x);
-        way_out(x, x->block_off + x->b->len);
+        way_out(x, x->end_off);
     }
 }
 
@@ -333,36 +333,163 @@ static bool points_to_frame(const struct x86_state *s)
     return s->gpr[X86_RBP] - s->gpr[X86_RSP] < FRAME_MAX;
 }
 
-struct translation *translate_block(struct translate_cpu *t, const struct block *b)
+static void start(struct translator *x, struct translate_cpu *t, const struct block *b)
 {
-    struct emit *e = &t->vm->emit;
-    struct translator x;
-    memset(&x, 0, offsetof(struct translator, decoded));
-    x.t = t;
-    x.e = e;
-    x.b = b;
-    x.wide = b->mode & SOFT_MODE_CODE64;
-    x.word = x.wide ? 8 : 4;
-    x.frame = points_to_frame(t->soft.s);
-    x.block_off = (i32)(b->gpa & ~PAGE_MASK);
-    decode_all(&x);
-    struct translation *code = x.code = translation_new(t->vm, b);
-    u8 *start = e->at;
+    memset(x, 0, offsetof(struct translator, decoded));
+    x->t = t;
+    x->e = &t->vm->emit;
+    x->b = b;
+    x->wide = b->mode & SOFT_MODE_CODE64;
+    x->word = x->wide ? 8 : 4;
+    x->frame = points_to_frame(t->soft.s);
+    x->block_off = (i32)(b->gpa & ~PAGE_MASK);
+}
+
+static struct translation *finish(struct translator *x, struct translation *code)
+{
+    struct translate_cpu *t = x->t;
+    struct emit *e = x->e;
+    u8 *begin = e->at;
     struct stale_jumps to_stale = {0};
-    x.starts_saved = saves_first(&x);
-    emit_entries(&x, code, &to_stale);
-    emit_body(&x, code);
-    emit_slow_paths(&x);
-    vector_emit_checks(&x);
-    for (unsigned n = 0; n < x.way_count; n++)
-        leave(&x, &x.ways[n]);
-    emit_stale(&x, code, &to_stale);
+    x->code = code;
+    decode_all(x);
+    x->starts_saved = saves_first(x);
+    emit_entries(x, code, &to_stale);
+    emit_body(x, code);
+    emit_slow_paths(x);
+    vector_emit_checks(x);
+    for (unsigned n = 0; n < x->way_count; n++)
+        leave(x, &x->ways[n]);
+    emit_stale(x, code, &to_stale);
     for (enum entry n = 0; n < ENTRIES; n++)
         memcpy(code->original[n], code->entry[n], ENTRY_PATCH);
-    code->start = start + e->to_exec;
-    code->size = (u32)(e->at - start);
-    t->soft.vcpu->counters.blocks_translated++;
+    code->start = begin + e->to_exec;
+    code->size = (u32)(e->at - begin);
     if (trace_on(translate))
-        translate_dump(t, code, t->soft.s->rip, &x, dump_trace);
+        translate_dump(t, code, t->soft.s->rip, x, dump_trace);
     return code;
+}
+
+struct translation *translate_block(struct translate_cpu *t, const struct block *b)
+{
+    struct translator x;
+    const struct insn *last = &b->insn[b->count - 1];
+    start(&x, t, b);
+    x.head_off = x.block_off;
+    x.end_off = x.block_off + b->len;
+    x.whole = b->count;
+    x.loop = (last->flags & INSN_BRANCH) && last->disp == 0;
+    t->soft.vcpu->counters.blocks_translated++;
+    return finish(&x, translation_new(t->vm, b));
+}
+
+/* --- traces (T17) --- */
+
+static i32 off_of(const struct block *b)
+{
+    return (i32)(b->gpa & ~PAGE_MASK);
+}
+
+/* Adds @b behind the instructions that are there. */
+static void join(struct translator *x, struct block *joined, const struct block *b)
+{
+    i32 off = off_of(b);
+    memcpy(x->t->tracer.bytes + off, b->bytes, b->len);
+    memcpy(&joined->insn[joined->count], b->insn, b->count * sizeof b->insn[0]);
+    for (unsigned n = 0; n < b->count; n++)
+        joined->insn[joined->count + n].off = (u16)(b->insn[n].off + off);
+    joined->count = (u16)(joined->count + b->count);
+    x->end_off = off + b->len;
+}
+
+/* Does instruction @n branch to @gpa, if it branches? */
+static bool leads_to(struct translator *x, unsigned n, u64 gpa)
+{
+    const struct insn *i = &x->b->insn[n];
+    u8 cc;
+    return (i->flags & INSN_BRANCH) && decode(x, n) && x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+           (is_condition(x->z.mnemonic, &cc) || x->z.mnemonic == ZYDIS_MNEMONIC_JMP) &&
+           gpa == x->b->gpa + i->off + i->len + (u64)x->op[0].imm.value.s;
+}
+
+/*
+ * How the code comes from the last of the joined blocks, whose first instruction is @first, to @gpa, as far
+ * as a trace can follow it. What is behind a branch to there is cut off.
+ */
+static enum follow followed(struct translator *x, struct block *joined, unsigned first, u64 gpa)
+{
+    unsigned last = joined->count - 1u;
+    bool branch = joined->insn[last].flags & INSN_BRANCH;
+    u8 cc;
+    if (x->end_off < (i32)PAGE_SIZE && gpa == joined->gpa + (u64)x->end_off &&
+        (!branch || (decode(x, last) && is_condition(x->z.mnemonic, &cc))))
+        return FOLLOW_NEXT;
+    for (unsigned n = first; n <= last; n++)
+        if (leads_to(x, n, gpa)) {
+            joined->count = (u16)(n + 1);
+            x->end_off = joined->insn[n].off + joined->insn[n].len;
+            return FOLLOW_TARGET;
+        }
+    return FOLLOW_NONE;
+}
+
+static bool in_trace(struct block *const *path, unsigned count, const struct block *b)
+{
+    for (unsigned n = 0; n < count; n++)
+        if (path[n] == b)
+            return true;
+    return false;
+}
+
+/* Can @b be the next after the first @used on the path? */
+static bool extends(const struct translator *x, struct block *const *path, unsigned used)
+{
+    const struct block *b = path[used];
+    return ((b->gpa ^ path[0]->gpa) & PAGE_MASK) == 0 && b->mode == path[0]->mode &&
+           x->b->count + b->count <= TRANSLATE_MAX_INSNS && block_valid(b) && !in_trace(path, used, b);
+}
+
+/* What is kept of the blocks: where the first one begins, and the bytes of all. */
+static struct translation *new_for(struct translate_cpu *t, struct block *const *path, unsigned count)
+{
+    i32 low = off_of(path[0]), high = low + path[0]->len, head = low;
+    for (unsigned n = 1; n < count; n++) {
+        low = MIN(low, off_of(path[n]));
+        high = MAX(high, off_of(path[n]) + path[n]->len);
+    }
+    struct block all = *path[0];
+    all.bytes = t->tracer.bytes + low;
+    all.len = (u16)(high - low);
+    struct translation *code = translation_new(t->vm, &all);
+    code->block->bytes += head - low;
+    code->block->len = (u16)(high - head);
+    code->pieces = (u16)count;
+    return code;
+}
+
+struct translation *translate_trace(struct translate_cpu *t, struct block *const *path, unsigned count)
+{
+    struct translator x;
+    struct block *joined = (struct block *)t->tracer.joined;
+    unsigned used = 1;
+    *joined = (struct block){.gpa = path[0]->gpa & PAGE_MASK,
+                             .gpa2 = BLOCK_NO_PAGE,
+                             .mode = path[0]->mode,
+                             .bytes = t->tracer.bytes};
+    start(&x, t, joined);
+    x.hot = true;
+    x.head_off = off_of(path[0]);
+    join(&x, joined, path[0]);
+    for (unsigned first = 0; used < count && extends(&x, path, used); used++) {
+        enum follow how = followed(&x, joined, first, path[used]->gpa);
+        if (how == FOLLOW_NONE)
+            break;
+        first = joined->count;
+        x.follow[first - 1] = (u8)how;
+        join(&x, joined, path[used]);
+    }
+    x.whole = MIN(path[0]->count, joined->count);
+    x.loop = used < count && path[used] == path[0];
+    t->soft.vcpu->counters.traces++;
+    return finish(&x, new_for(t, path, used));
 }

@@ -100,7 +100,7 @@ void leave(struct translator *x, const struct way_out *w)
 /* What leads back, or to itself, looks at the requests (T5): @from is where the branch ends. */
 static enum entry entry_for(const struct translator *x, i32 from, i32 off)
 {
-    bool back = off < from, saved = x->flags_saved && (!x->flags_in_host || back);
+    bool back = off < from || x->went_back, saved = x->flags_saved && (!x->flags_in_host || back);
     return (saved ? ENTRY_SAVED : ENTRY_HOST) + (back ? ENTRY_CHECKED : 0);
 }
 
@@ -373,7 +373,11 @@ static void returned(struct translator *x, i32 off)
 void emit_jmp(struct translator *x, const struct insn *i)
 {
     if (x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        go_on(x, next_off(x, i), (i32)(next_off(x, i) + x->op[0].imm.value.s));
+        i32 off = (i32)(next_off(x, i) + x->op[0].imm.value.s);
+        if (x->follow[x->index] == FOLLOW_NONE)
+            go_on(x, next_off(x, i), off);
+        else
+            x->went_back |= off < next_off(x, i);
         return;
     }
     flags_save(x);
@@ -495,7 +499,13 @@ bool is_condition(ZydisMnemonic m, u8 *cc)
 void emit_jcc(struct translator *x, const struct insn *i)
 {
     u8 cc;
+    i32 next = next_off(x, i), off = (i32)(next + x->op[0].imm.value.s);
     is_condition(x->z.mnemonic, &cc);
     flags_load(x);
-    add_way(x, cc, next_off(x, i), (i32)(next_off(x, i) + x->op[0].imm.value.s));
+    if (x->follow[x->index] != FOLLOW_TARGET) {
+        add_way(x, cc, next, off);
+        return;
+    }
+    add_way(x, cc ^ 1, next, next);
+    x->went_back |= off < next;
 }

@@ -116,6 +116,7 @@ void translation_enter(struct translate_vm *v, struct translation *code)
     if (old) {
         move_links(v, old, code);
         take_out(v, old);
+        code->record = old->record;
     }
     code->same_hash = *head;
     *head = code;
@@ -160,11 +161,11 @@ static void decode_handler_insn(struct translate_cpu *t, struct handler_insn *h,
     lock_acquire(&t->vm->lock);
     const struct block *b = translation_at(t->vm, id >> PAGE_SHIFT)->block;
     lock_drop(&t->vm->lock);
-    unsigned off = (id & (PAGE_SIZE - 1)) - (unsigned)(b->gpa & ~PAGE_MASK);
+    i32 off = (i32)(id & (PAGE_SIZE - 1)) - (i32)(b->gpa & ~PAGE_MASK); /* T17: may be before the start */
     u8 room[sizeof(struct block) + 2 * sizeof(struct insn)] ALIGNED(8);
     struct block *one = (struct block *)room;
-    *one = (struct block){.gpa = b->gpa + off};
-    decode_block(&t->soft, one, b->bytes + off, MIN(b->len - off, 15u), 1, b->mode, true);
+    *one = (struct block){.gpa = b->gpa + (u64)(i64)off};
+    decode_block(&t->soft, one, b->bytes + off, (unsigned)MIN(b->len - off, 15), 1, b->mode, true);
     h->id = id;
     h->epoch = t->handler_epoch;
     h->insn[0] = one->insn[0];
@@ -196,14 +197,22 @@ struct code_region *code_region(struct translate_vm *v)
     return &v->regions[v->region];
 }
 
-bool code_room(struct translate_vm *v)
+static bool room_for(struct translate_vm *v, u32 code, u32 arena, u32 exits)
 {
     const struct code_region *r = code_region(v);
-    return v->emit.at + TRANSLATE_BLOCK_CODE <= r->code_end &&
-           r->arena_used + TRANSLATE_BLOCK_ARENA <= r->arena_end &&
-           r->exits_used + TRANSLATE_BLOCK_EXITS <=
-               (v->region + 1) * (TRANSLATE_EXITS_MAX / v->region_count) &&
-           r->slots_used + TRANSLATE_BLOCK_EXITS <= (v->region + 1) * (TRANSLATE_SLOTS_MAX / v->region_count);
+    return v->emit.at + code <= r->code_end && r->arena_used + arena <= r->arena_end &&
+           r->exits_used + exits <= (v->region + 1) * (TRANSLATE_EXITS_MAX / v->region_count) &&
+           r->slots_used + exits <= (v->region + 1) * (TRANSLATE_SLOTS_MAX / v->region_count);
+}
+
+bool code_room(struct translate_vm *v)
+{
+    return room_for(v, TRANSLATE_BLOCK_CODE, TRANSLATE_BLOCK_ARENA, TRANSLATE_BLOCK_EXITS);
+}
+
+bool code_room_for_trace(struct translate_vm *v)
+{
+    return room_for(v, TRANSLATE_TRACE_CODE, TRANSLATE_TRACE_ARENA, TRANSLATE_TRACE_EXITS);
 }
 
 static bool in_region(const struct translate_vm *v, const struct code_region *r, const void *code)
@@ -226,6 +235,7 @@ static void forget_found(struct translate_cpu *t, const struct code_region *r)
     memset(&t->slots[r->slots], 0, (r->slots_used - r->slots) * sizeof t->slots[0]);
     t->soft.shadow_sp = t->soft.shadow_top;
     t->handler_epoch++;
+    trace_forget_code(t);
     t->soft.stop_block = true;
 }
 

@@ -255,8 +255,13 @@ static void emit_general(struct translator *x, const struct insn *i)
         rm = operand_in(x, ZYDIS_OPERAND_ENCODING_OPCODE);
     if (n.opcode == 0x87 && !has_modrm(&x->z))
         reg = rm == &x->op[0] ? &x->op[1] : &x->op[0];
-    if (m)
-        keeps_flags(x) ? emit_pointer_keeping_flags(x, i, m) : emit_pointer(x, i, m);
+    struct address memory = at(HOST_C, 0);
+    if (m && keeps_flags(x))
+        emit_pointer_keeping_flags(x, i, m);
+    else if (m && has_high_byte(x))
+        emit_pointer(x, i, m);
+    else if (m)
+        memory = emit_operand(x, i, m);
     flags_before(x);
     if (has_high_byte(x)) {
         emit_high(x, &n, reg, rm, m);
@@ -276,7 +281,7 @@ static void emit_general(struct translator *x, const struct insn *i)
     if (!vvvv)
         n.vvvv = 0;
     if (m)
-        emit_rm(x->e, &n, at(HOST_C, 0));
+        emit_rm(x->e, &n, memory);
     else
         emit_rr(x->e, &n, pm.host);
     put_back(x, &pr);

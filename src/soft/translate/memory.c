@@ -162,8 +162,10 @@ static i32 range_at(bool user, bool write, unsigned range)
 }
 
 /* What changes its page all the time is better looked up in the TLB at once. */
-unsigned memory_range(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+unsigned memory_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
+    if (x->hot)
+        return trace_range(x, i, m);
     if (m->mem.index != ZYDIS_REGISTER_NONE)
         return RANGE_NONE;
     if (m->mem.segment == ZYDIS_REGISTER_FS)
@@ -211,53 +213,112 @@ struct address tlb_field(size_t field)
     return (struct address){HOST_CPU, HOST_A, 0, (i32)(offsetof(struct soft_cpu, tlb) + field)};
 }
 
-/* Into @to: soft_range.limit for the TLB entry whose offset is in A. */
-static void emit_limit(struct emit *e, unsigned to, bool write)
+enum { HOST_B = 3, HOST_SI = 6, HOST_DI = 7 };
+
+/* All pages that lie beside each other here and in the host, as far as the TLB knows them, but not more than
+ * this. */
+#define RANGE_MAX (64 * PAGE_SIZE)
+
+/*
+ * From the TLB entry whose offset is in A, which has the tag SI and the addend DI, up (or down): B (or C)
+ * moves by a page for each that continues the range. A, D and SI are lost.
+ */
+static void emit_extend(struct emit *e, size_t tag, bool up)
 {
-    u32 flag = write ? SOFT_TLB_WIDE_WRITE : SOFT_TLB_WIDE_READ;
-    struct encoding n = {.opcode = 0xf7, .imm_len = 4};
-    memcpy(n.imm, &flag, 4);
-    emit_mov_imm32(e, to, PAGE_SIZE - 15);
-    emit_rm(e, &n, tlb_field(offsetof(struct soft_tlb_entry, gpa)));
-    u8 *small = emit_jump(e, CC_E);
-    emit_mov_imm32(e, to, (1u << SOFT_TLB_WIDE_SHIFT) - 15);
-    emit_set_target(small, e->at);
+    i32 page = up ? (i32)PAGE_SIZE : -(i32)PAGE_SIZE;
+    u8 *again = e->at, *done[3];
+    emit_mov(e, HOST_D, HOST_B);
+    emit_op_rr(e, true, 0x29, HOST_C, HOST_D);
+    emit_op_ri(e, true, 7, HOST_D, (i32)RANGE_MAX);
+    done[0] = emit_jump(e, CC_AE);
+    emit_op_ri(e, false, 0, HOST_A, up ? 64 : -64);
+    emit_op_ri(e, false, 4, HOST_A, (SOFT_TLB_SIZE - 1) * 64);
+    emit_lea(e, HOST_SI, at(HOST_SI, page));
+    emit_op_rm(e, true, 0x3b, HOST_SI, tlb_field(tag));
+    done[1] = emit_jump(e, CC_NE);
+    emit_op_rm(e, true, 0x3b, HOST_DI, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    done[2] = emit_jump(e, CC_NE);
+    emit_lea(e, up ? HOST_B : HOST_C, at(up ? HOST_B : HOST_C, page));
+    emit_jump_to(e, CC_ALWAYS, again);
+    for (unsigned n = 0; n < 3; n++)
+        emit_set_target(done[n], e->at);
 }
 
-/* The range, whose offset is [rsp], becomes the page around C, whose TLB entry's offset is in A. D is lost.
- */
-static void emit_fill_range(struct emit *e, bool write)
+/* The linear addresses C up to B around C that are one piece. A, D and SI are lost. */
+static void emit_find_range(struct emit *e, size_t tag, bool write)
 {
+    u32 flag = write ? SOFT_TLB_WIDE_WRITE : SOFT_TLB_WIDE_READ;
+    struct encoding test = {.opcode = 0xf7, .imm_len = 4};
+    memcpy(test.imm, &flag, 4);
+    emit_rm(e, &test, tlb_field(offsetof(struct soft_tlb_entry, gpa)));
+    u8 *small = emit_jump(e, CC_E);
+    emit_op_ri(e, true, 4, HOST_C, -(i32)(1u << SOFT_TLB_WIDE_SHIFT));
+    emit_lea(e, HOST_B, at(HOST_C, 1 << SOFT_TLB_WIDE_SHIFT));
+    u8 *done = emit_jump(e, CC_ALWAYS);
+    emit_set_target(small, e->at);
+    emit_op_ri(e, true, 4, HOST_C, -(i32)PAGE_SIZE);
+    emit_lea(e, HOST_B, at(HOST_C, PAGE_SIZE));
+    emit_load(e, HOST_SI, tlb_field(tag));
+    emit8(e, 0x50); /* push rax */
+    emit8(e, 0x56); /* push rsi */
+    emit_extend(e, tag, true);
+    emit8(e, 0x5e);
+    emit8(e, 0x58);
+    emit_extend(e, tag, false);
+    emit_set_target(done, e->at);
+}
+
+/* T19. D: offset of a range in soft_cpu. B is lost. */
+static void emit_count_miss(struct emit *e)
+{
+    struct address misses = {HOST_CPU, HOST_B, 2, (i32)offsetof(struct translate_cpu, tracer.misses)};
+    emit_lea(e, HOST_B, at(HOST_D, -(i32)offsetof(struct soft_cpu, range)));
+    emit_bytes(e, "\xc1\xeb\x05", 3);                                                         /* shr ebx, 5 */
+    emit_op_rm(e, false, 0xff, 0, misses);                                                    /* inc */
+    emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xab, .reg = HOST_B}, CPU(range_used)); /* bts */
+    emit_rm(e, &(struct encoding){.opcode = 0x83, .reg = 5, .imm_len = 1, .imm = {1}},        /* sub */
+            at(HOST_CPU, (i32)offsetof(struct translate_cpu, tracer.misses_left)));
+    u8 *enough = emit_jump(e, CC_AE);
+    emit_rm(e, &(struct encoding){.opcode = 0xc7, .imm_len = 4, .imm = {1}}, CPU(kick)); /* mov */
+    emit_set_target(enough, e->at);
+}
+
+_Static_assert(sizeof(struct soft_range) == 32, "code shifts the offsets of ranges by 5");
+
+/* The range, whose offset is [rsp], becomes what is around C, whose TLB entry's offset is in A. D is lost. */
+static void emit_fill_range(struct emit *e, size_t tag, bool write)
+{
+    static const u8 used[] = {HOST_A, HOST_C, HOST_B, HOST_SI, HOST_DI};
+    struct address range = {HOST_CPU, HOST_D, 0, 0};
     emit_load(e, HOST_D, at(HOST_SP, 0));
-    emit8(e, 0x51); /* push rcx */
+    for (unsigned n = 0; n < ARRAY_SIZE(used); n++)
+        emit8(e, (u8)(0x50 + used[n])); /* push */
+    emit_count_miss(e);
     emit8(e, 0x52); /* push rdx */
-    emit_limit(e, HOST_D, write);
-    emit_lea(e, HOST_D, at(HOST_D, 15));
-    emit_bytes(e, "\x48\xf7\xda", 3); /* neg rdx */
-    emit_op_rr(e, true, 0x21, HOST_D, HOST_C);
+    emit_load(e, HOST_DI, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    emit_find_range(e, tag, write);
     emit8(e, 0x5a); /* pop rdx */
-    struct address base = {HOST_CPU, HOST_D, 0, offsetof(struct soft_range, base)}, field = base;
-    emit_store(e, base, HOST_C);
-    emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
-    field.disp = offsetof(struct soft_range, host);
-    emit_store(e, field, HOST_C);
-    emit_limit(e, HOST_C, write);
-    field.disp = offsetof(struct soft_range, limit);
-    emit_store(e, field, HOST_C);
-    emit_lea(e, HOST_C, at(HOST_C, 15 - 63));
-    field.disp = offsetof(struct soft_range, limit_wide);
-    emit_store(e, field, HOST_C);
-    emit8(e, 0x59); /* pop rcx */
+    range.disp = offsetof(struct soft_range, base);
+    emit_store(e, range, HOST_C);
+    range.disp = offsetof(struct soft_range, addend);
+    emit_store(e, range, HOST_DI);
+    emit_op_rr(e, true, 0x29, HOST_C, HOST_B);
+    emit_lea(e, HOST_B, at(HOST_B, -15));
+    range.disp = offsetof(struct soft_range, limit);
+    emit_store(e, range, HOST_B);
+    emit_lea(e, HOST_B, at(HOST_B, 15 - 63));
+    range.disp = offsetof(struct soft_range, limit_wide);
+    emit_store(e, range, HOST_B);
+    for (unsigned n = ARRAY_SIZE(used); n-- > 0;)
+        emit8(e, (u8)(0x58 + used[n])); /* pop */
 }
 
 /*
- * In: C is the linear address less the base of the range, whose offset is in A. Out: ZF and the host pointer
- * in C, with the range set to the page; or no ZF and nothing. A and D are lost.
+ * In: the linear address in C, the offset of the range in A. Out: ZF and in D what is to be added for the
+ * host pointer, with the range set to the page; or no ZF. A is lost.
  */
 static void emit_range_thunk(struct emit *e, bool user, bool write, unsigned size)
 {
-    emit_op_rm(e, true, 0x03, HOST_C,
-               (struct address){HOST_CPU, HOST_A, 0, offsetof(struct soft_range, base)});
     emit8(e, 0x50); /* push rax */
     emit_tlb_index(e, size);
     emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tlb_tag(user, write)));
@@ -268,10 +329,10 @@ static void emit_range_thunk(struct emit *e, bool user, bool write, unsigned siz
         emit_op_rm(e, true, 0x3b, HOST_D, CPU(ctx_sys));
         skip = emit_jump(e, CC_NE);
     }
-    emit_fill_range(e, write);
+    emit_fill_range(e, tlb_tag(user, write), write);
     if (skip)
         emit_set_target(skip, e->at);
-    emit_op_rm(e, true, 0x03, HOST_C, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    emit_load(e, HOST_D, tlb_field(offsetof(struct soft_tlb_entry, addend)));
     emit_op_rr(e, false, 0x39, HOST_D, HOST_D); /* ZF */
     emit_set_target(miss, e->at);
     emit8(e, 0x58); /* pop rax */
@@ -287,7 +348,13 @@ void emit_memory_thunks(struct translate_cpu *t)
     }
 }
 
-static void emit_range_check(struct translator *x, unsigned range, unsigned size, bool write)
+/*
+ * C becomes the host pointer to the linear address that it holds; or, where @direct is not NULL, what is to
+ * be added to @direct for that, and C is not looked at: the load then waits for nothing but the guest's
+ * registers.
+ */
+static void emit_range_check(struct translator *x, unsigned range, unsigned size, bool write,
+                             const struct address *direct)
 {
     struct emit *e = x->e;
     bool user = x->b->mode & SOFT_MODE_CPL3;
@@ -295,11 +362,21 @@ static void emit_range_check(struct translator *x, unsigned range, unsigned size
     struct slow_path *p = slow_path(x);
     struct range_miss *miss = &p->miss[p->misses++];
     size_t limit = size <= 16 ? offsetof(struct soft_range, limit) : offsetof(struct soft_range, limit_wide);
-    emit_op_rm(e, true, 0x2b, HOST_C, at(HOST_CPU, r + (i32)offsetof(struct soft_range, base)));
-    emit_op_rm(e, true, 0x3b, HOST_C, at(HOST_CPU, r + (i32)limit));
-    *miss = (struct range_miss){.jump = emit_jump(e, CC_AE), .range = (u32)r};
+    struct address addend = at(HOST_CPU, r + (i32)offsetof(struct soft_range, addend));
+    if (direct)
+        emit_lea(e, HOST_A, *direct);
+    else
+        emit_mov(e, HOST_A, HOST_C);
+    emit_op_rm(e, true, 0x2b, HOST_A, at(HOST_CPU, r + (i32)offsetof(struct soft_range, base)));
+    emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_CPU, r + (i32)limit));
+    *miss = (struct range_miss){.jump = emit_jump(e, CC_AE), .range = (u32)r, .is_direct = direct};
+    if (direct)
+        miss->direct = *direct;
     miss->thunk = x->t->thunk.range_miss[user][write][size_class(size)];
-    emit_op_rm(e, true, 0x03, HOST_C, at(HOST_CPU, r + (i32)offsetof(struct soft_range, host)));
+    if (direct)
+        emit_load(e, HOST_C, addend);
+    else
+        emit_op_rm(e, true, 0x03, HOST_C, addend);
     miss->back = e->at;
 }
 
@@ -308,10 +385,13 @@ void emit_range_miss(struct translator *x, struct slow_path *p, const struct ran
 {
     struct emit *e = x->e;
     emit_set_target(m->jump, e->at);
+    if (m->is_direct)
+        emit_lea(e, HOST_C, m->direct);
     emit_mov_imm32(e, HOST_A, m->range);
     emit_call_to(e, m->thunk);
-    emit_jump_to(e, CC_E, m->back);
-    p->jump[p->jumps++] = emit_jump(e, CC_ALWAYS);
+    p->jump[p->jumps++] = emit_jump(e, CC_NE);
+    emit_op_rr(e, true, m->is_direct ? 0x89 : 0x01, HOST_D, HOST_C);
+    emit_jump_to(e, CC_ALWAYS, m->back);
 }
 
 static void emit_tlb_check(struct translator *x, unsigned size, bool write)
@@ -331,7 +411,7 @@ void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
     else if (range == RANGE_NONE)
         emit_tlb_check(x, size, write);
     else
-        emit_range_check(x, range, size, write);
+        emit_range_check(x, range, size, write, NULL);
 }
 
 /* How many accesses, each with the longer code, pay before what reads the flags: 3 did better than 1 in
@@ -391,4 +471,32 @@ void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecoded
 {
     emit_address(x, i, m, HOST_C);
     emit_tlb(x, memory_range(x, i, m), m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+}
+
+/* The operand by base and displacement alone, as the host can have it, too. */
+static bool direct_address(const struct translator *x, const ZydisDecodedOperand *m, struct address *a)
+{
+    if (!x->wide || m->mem.index != ZYDIS_REGISTER_NONE || has_base(m) ||
+        m->mem.base == ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP ||
+        is_far(gpr_of(m->mem.base)))
+        return false;
+    *a = at(translate_host_reg[gpr_of(m->mem.base)],
+            m->mem.disp.has_displacement ? (i32)m->mem.disp.value : 0);
+    return true;
+}
+
+struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    unsigned range = memory_range(x, i, m);
+    bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    struct address a;
+    if (range == RANGE_NONE || x->t->options.slow_memory || !direct_address(x, m, &a)) {
+        emit_address(x, i, m, HOST_C);
+        emit_tlb(x, range, m->size / 8, write);
+        return at(HOST_C, 0);
+    }
+    flags_lost(x);
+    emit_range_check(x, range, m->size / 8, write, &a);
+    a.index = HOST_C;
+    return a;
 }

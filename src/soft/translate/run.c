@@ -160,10 +160,11 @@ static struct translation *current_code(struct translate_cpu *t, struct block_pl
     struct translation *code = translation_find(v, at.gpa, t->soft.mode);
     if (code && is_current(code))
         return code;
+    bool seen_trace = code && code->pieces; /* T17: is not compared, and made anew */
     struct block seen = code ? *code->block : (struct block){0};
     u32 evictions = v->evictions;
     lock_drop(&v->lock);
-    return code && make_current(t, code, &seen, at.la, evictions) ? code : NULL;
+    return code && !seen_trace && make_current(t, code, &seen, at.la, evictions) ? code : NULL;
 }
 
 static void make_room(struct translate_cpu *t)
@@ -292,6 +293,8 @@ static u32 run_translated(struct translate_cpu *t, struct translation *code)
     left_by = t->thunk.enter(c, translation_entry(t, code, ENTRY_SAVED));
     translate_cut_rip(c);
     count_exit(c, left_by);
+    if (!left_by && !c->stop_block && atomic_load_explicit(&c->kick, memory_order_relaxed))
+        trace_sample(t);
     return left_by;
 }
 
@@ -311,8 +314,10 @@ static void run_interpreted(struct soft_cpu *c, struct block *b)
 static bool go_on(struct translate_cpu *t, bool first)
 {
     struct soft_cpu *c = &t->soft;
-    if (atomic_load_explicit(&c->kick, memory_order_relaxed) && atomic_exchange(&c->kick, 0))
+    if (atomic_load_explicit(&c->kick, memory_order_relaxed) && atomic_exchange(&c->kick, 0)) {
         serve_writes(t);
+        trace_check_misses(t);
+    }
     if (!first && c->stop_block)
         return false;
     if (likely(!(vcpu_requests(c->vcpu) & c->wanted)))
@@ -321,15 +326,32 @@ static bool go_on(struct translate_cpu *t, bool first)
     return first;
 }
 
+/* T17. What is at rip goes onto the recorded path, or that ends. As next_code(), of which @code is the
+ * result. */
+static struct translation *record(struct translate_cpu *t, struct translation *code, struct block **b)
+{
+    if (code) {
+        lock_drop(&t->vm->lock);
+        *b = block_get(&t->soft, 0);
+    }
+    if (trace_append(t, *b))
+        return NULL;
+    trace_end(t);
+    return next_code(t, b);
+}
+
 static void run_blocks(struct soft_cpu *c)
 {
     struct translate_cpu *t = of(c);
     u32 left_by = 0, evictions = 0;
     c->mode_key = (u64)c->mode << 52;
+    trace_end(t);
     for (bool first = true; go_on(t, first); first = false) {
         struct block *cold;
         flags_publish(c, c->s); /* the fetch may raise */
         struct translation *code = next_code(t, &cold);
+        if (unlikely(trace_records(t, code)))
+            code = record(t, code, &cold);
         if (code) {
             if (evictions == t->vm->evictions)
                 link_left(t, left_by, code);

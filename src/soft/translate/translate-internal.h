@@ -37,6 +37,8 @@ struct translate_options {
     u32 block_insns;     /* not 0: instructions of a block at most */
     u32 flush;           /* not 0: a region goes after so many translations */
     u32 fail;            /* not 0: one translation in so many fails */
+    u32 no_traces;       /* none are made */
+    u32 traces;          /* one is made wherever the run loop comes */
     u32 lockstep;        /* not 0: compare with the interpreter, one run in so many (lockstep.c) */
     u32 lockstep_blocks; /* how many blocks a compared run may enter */
 };
@@ -53,7 +55,9 @@ enum entry { ENTRY_HOST, ENTRY_SAVED, ENTRY_HOST_CHECKED, ENTRY_SAVED_CHECKED, E
 #define ENTRY_CHECKED ENTRY_HOST_CHECKED /* the difference */
 #define ENTRY_PATCH 5u                   /* bytes of a jump */
 
-/* One block's machine code. */
+#define TRANSLATE_MAX_INSNS 64 /* of a trace; a block has fewer */
+
+/* The machine code of a block or a trace. */
 struct translation {
     struct translation **link, *next; /* in the list of its page's; link is NULL: stale, not in the list */
     struct translation *same_hash;
@@ -61,12 +65,15 @@ struct translation {
     u8 *entry[ENTRIES];  /* writable view */
     u8 *stale[2];        /* what the entries lead to when it is stale, by flags in the host or saved */
     u8 original[ENTRIES][ENTRY_PATCH];
-    u8 *start; /* executable view */
-    u32 size;  /* bytes of code */
-    u32 links; /* the first exit that is patched to here; 0 is none */
-    u32 runs;  /* entries from the run loop, counted in lock-step */
-    u32 slot;  /* of a block that ends in the next page: its key is that of the last good mapping (T8) */
-    u32 units; /* of all this in memory */
+    u8 *start;   /* executable view */
+    u32 size;    /* bytes of code */
+    u32 links;   /* the first exit that is patched to here; 0 is none */
+    u32 runs;    /* entries from the run loop, counted in lock-step */
+    u32 slot;    /* of a block that ends in the next page: its key is that of the last good mapping (T8) */
+    u32 units;   /* of all this in memory */
+    u16 pieces;  /* of a trace: blocks (T17); 0: it is none */
+    u8 samples;  /* how often a kick was noticed here */
+    bool record; /* the next run shows what a trace consists of */
 };
 
 /* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
@@ -175,6 +182,30 @@ struct translate_vm {
     struct translate_exit *exits; /* 0 is none */
 };
 
+/* trace.c (T17, T19) */
+#define TRACE_PATH_MAX 64
+#define SITE_BITS 16
+#define HEAD_BITS 12
+struct tracer {
+    struct block *path[TRACE_PATH_MAX]; /* good for one epoch of the interpreter */
+    unsigned count;
+    u32 epoch;
+    bool recording;
+    u8 formed[1 << HEAD_BITS];   /* by hash of where they begin */
+    u32 misses_left;             /* of all ranges, until somebody looks who has so many */
+    u32 misses[4 * SOFT_RANGES]; /* of each range since then, as in soft_cpu.range */
+    u64 since;                   /* host's TSC then */
+    u16 next_range[4];
+    struct {
+        struct translation *code;
+        u64 gpa;
+    } owner[4 * SOFT_RANGES];     /* the trace that a range was given to last, and where */
+    u8 bad[1 << (SITE_BITS - 3)]; /* bits by hash of gpa: instructions that do better with the TLB */
+    /* The blocks of a trace as one, whose offsets are in their page. */
+    u8 joined[sizeof(struct block) + (TRANSLATE_MAX_INSNS + 1) * sizeof(struct insn)] ALIGNED(64);
+    u8 bytes[PAGE_SIZE];
+};
+
 struct translate_cpu {
     struct soft_cpu soft; /* first: HOST_CPU points here */
     struct jump_cache_entry jump_cache[1 << JUMP_CACHE_BITS];
@@ -192,14 +223,18 @@ struct translate_cpu {
     u64 page_mask, index_mask; /* operands of code */
     u32 tries;                 /* of translating */
     struct lockstep *lockstep; /* lockstep.c, or NULL */
-    u32 budget;                /* in lock-step: blocks left to enter before translated code is left */
-    u32 map_epoch;             /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
+    struct tracer tracer;
+    u32 budget;    /* in lock-step: blocks left to enter before translated code is left */
+    u32 map_epoch; /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
 };
 
 /* Room that a block needs at most. */
 #define TRANSLATE_BLOCK_CODE 24576u
 #define TRANSLATE_BLOCK_ARENA 1024u
 #define TRANSLATE_BLOCK_EXITS (BLOCK_MAX_INSNS + 4u)
+#define TRANSLATE_TRACE_CODE (768u * TRANSLATE_MAX_INSNS)
+#define TRANSLATE_TRACE_ARENA (TRANSLATE_BLOCK_ARENA + PAGE_SIZE)
+#define TRANSLATE_TRACE_EXITS (TRANSLATE_MAX_INSNS + 4u)
 #define TRANSLATE_COLD_ARENA (24u << 20) /* decoded blocks, of use only until they are translated */
 #define TRANSLATE_CODE_MIN (128u << 10)  /* room for what is always there, and two regions for a block */
 
@@ -220,6 +255,7 @@ struct code_region *code_region(struct translate_vm *v); /* where new code goes 
 void code_next_region(struct translate_vm *v); /* drops the oldest one's code; the other vCPUs are stopped */
 bool code_next_empty(struct translate_vm *v);  /* the same, if it has none; false: nothing done */
 bool code_room(struct translate_vm *v);        /* for any block */
+bool code_room_for_trace(struct translate_vm *v);
 
 u32 translation_number(const struct translate_vm *v, const struct translation *code);
 struct translation *translation_at(const struct translate_vm *v, u32 number);
@@ -240,6 +276,31 @@ struct code_cache_entry *code_cache_entry(struct translate_cpu *t, u64 key);
 /* The instruction with this id, made of the bytes that its translation was made from (T4). Without the lock.
  */
 struct handler_insn *handler_insn(struct translate_cpu *t, u32 id);
+
+/*
+ * Makes one piece of code of the first of these blocks and those that follow it on the recorded path, as far
+ * as they can be one. There is room. It is stale to begin with.
+ */
+struct translation *translate_trace(struct translate_cpu *t, struct block *const *path, unsigned count);
+
+/* --- trace.c (T17, T19) --- */
+
+struct translator;
+
+/* Run loop: translated code was left at a place where a kick made it look. */
+void trace_sample(struct translate_cpu *t);
+/* Is what is run next, which has @code or none, part of a path? */
+bool trace_records(struct translate_cpu *t, struct translation *code);
+/* The next block on the path; false when that ends with it. */
+bool trace_append(struct translate_cpu *t, struct block *b);
+/* The path ends here, whatever the reason. */
+void trace_end(struct translate_cpu *t);
+/* Where misses cost too much, those who cause them do without ranges. */
+void trace_check_misses(struct translate_cpu *t);
+/* The range for an access of a trace, or RANGE_NONE. */
+unsigned trace_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+void trace_note_writes(struct translator *x);    /* by the instruction that was emitted */
+void trace_forget_code(struct translate_cpu *t); /* some of it is about to go */
 
 /* T5: makes the entries lead to the block, or out to the run loop. */
 void translation_restore(struct translate_cpu *t, struct translation *code, u64 page);
@@ -270,6 +331,8 @@ struct range_miss {
     u8 *jump, *back; /* displacement of the jump to it, and where to go when the TLB has the page */
     u8 *thunk;
     u32 range; /* its offset in struct soft_cpu */
+    bool is_direct;
+    struct address direct;
 };
 
 /* The instructions between which the address of the last x87 instruction is not yet in x86_state. */
@@ -325,47 +388,64 @@ struct flag_recipe {
     i32 imm;
 };
 
+/* Where a trace goes on after a branch (T17). */
+enum follow { FOLLOW_NONE, FOLLOW_NEXT, FOLLOW_TARGET };
+
+/* The range of an access in a trace. */
+struct site {
+    u16 range;
+    bool known;
+};
+
 struct translator {
     struct translate_cpu *t;
     struct emit *e;
     const struct block *b;
     struct translation *code;
-    bool wide;          /* 64-bit code */
-    bool frame;         /* RBP points into the stack, as far as one can see */
-    u8 word;            /* bytes of an address and of what the stack takes: 8 or 4 */
-    i32 block_off;      /* of the block in its page */
-    u8 *patched_to;     /* how far what covers the entries of stale code reaches into the block */
-    bool starts_saved;  /* flags are in arith_flags at the start, otherwise in the host's */
-    unsigned index;     /* of the instruction */
-    bool flags_in_host; /* T2 */
+    bool wide;                      /* 64-bit code */
+    bool frame;                     /* RBP points into the stack, as far as one can see */
+    u8 word;                        /* bytes of an address and of what the stack takes: 8 or 4 */
+    i32 block_off;                  /* of what insn.off is relative to, in its page */
+    i32 head_off;                   /* of the first instruction */
+    i32 end_off;                    /* of what follows the last */
+    bool loop;                      /* ends with a branch to its start */
+    bool hot;                       /* a trace */
+    bool went_back;                 /* has followed a branch that leads backwards */
+    unsigned whole;                 /* how many instructions handlers may do as one from the start */
+    u8 follow[TRANSLATE_MAX_INSNS]; /* enum follow */
+    struct site site[2][16];        /* [write][base register]: the one that its value was last used with */
+    u8 *patched_to;                 /* how far what covers the entries of stale code reaches into the block */
+    bool starts_saved;              /* flags are in arith_flags at the start, otherwise in the host's */
+    unsigned index;                 /* of the instruction */
+    bool flags_in_host;             /* T2 */
     bool flags_saved;
-    bool ended;                                 /* control does not go past the last instruction */
-    bool live[BLOCK_MAX_INSNS + 1];             /* flags before each instruction */
-    u8 reader[BLOCK_MAX_INSNS + 1];             /* accesses to memory from here to what reads the flags */
-    bool native[BLOCK_MAX_INSNS];               /* not by the interpreter's handler */
-    struct flag_recipe recipe[BLOCK_MAX_INSNS]; /* for the flags before each instruction */
-    struct flag_recipe now;                     /* for those after the last one noted */
+    bool ended;                                     /* control does not go past the last instruction */
+    bool live[TRANSLATE_MAX_INSNS + 1];             /* flags before each instruction */
+    u8 reader[TRANSLATE_MAX_INSNS + 1];             /* accesses to memory from here to what reads the flags */
+    bool native[TRANSLATE_MAX_INSNS];               /* not by the interpreter's handler */
+    struct flag_recipe recipe[TRANSLATE_MAX_INSNS]; /* for the flags before each instruction */
+    struct flag_recipe now;                         /* for those after the last one noted */
     enum {
         FLAGS_LEFT,
         FLAGS_KILLED,
         FLAGS_WANTED /* by a fault only */,
         FLAGS_READ
-    } flag_use[BLOCK_MAX_INSNS];
+    } flag_use[TRANSLATE_MAX_INSNS];
     struct slow_path *slow; /* of the current instruction, made when needed */
-    struct slow_path slow_paths[BLOCK_MAX_INSNS];
+    struct slow_path slow_paths[TRANSLATE_MAX_INSNS];
     unsigned slow_count;
-    struct way_out ways[BLOCK_MAX_INSNS + 8];
+    struct way_out ways[TRANSLATE_MAX_INSNS + 8];
     unsigned way_count;
     u8 vector_known; /* bit enum vector_class: known to be in host registers (T11) */
     struct x87_last x87_last;
-    struct vector_check checks[BLOCK_MAX_INSNS];
+    struct vector_check checks[TRANSLATE_MAX_INSNS];
     unsigned check_count;
     ZydisDecodedInstruction z; /* of the current instruction */
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     struct {
         ZydisDecodedInstruction z;
         ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-    } decoded[BLOCK_MAX_INSNS]; /* of the native ones */
+    } decoded[TRANSLATE_MAX_INSNS]; /* of the native ones */
 };
 
 /* Is code of this mode translated (T8, T16)? */
@@ -489,7 +569,7 @@ enum {
     RANGE_FIXED, /* 4 of them for addresses without registers, by page */
     RANGE_NONE = SOFT_RANGES
 };
-unsigned memory_range(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+unsigned memory_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. Twice an
  * instruction at most. */
 void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write);
@@ -502,6 +582,8 @@ void emit_memory_thunks(struct translate_cpu *t);
 bool keeps_flags(const struct translator *x);
 /* As emit_pointer(), in an instruction that takes the slow path from nowhere else. */
 void emit_pointer_keeping_flags(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+/* Makes the memory operand one of the host, in which C may be. A, D and flags are lost. */
+struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* Host pointer to the memory operand into C. */
 void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 

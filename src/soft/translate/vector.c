@@ -155,8 +155,9 @@ static void refuse(struct translator *x, const struct vector_check *k)
         flags_redo(x, &x->recipe[k->index]);
     vector_pointers(x, &k->x87);
     if (k->index == 0) {
-        call_handlers(x, 0, x->b->count);
-        off = x->block_off + x->b->len;
+        const struct insn *last = &x->b->insn[x->whole - 1];
+        call_handlers(x, 0, x->whole);
+        off = x->block_off + last->off + last->len;
     }
     leave_saved(x, off);
 }
