@@ -26,9 +26,9 @@
  * flushes for dirty logging and engine switches use it.
  *
  * Code invalidation. An engine caches code only from pages it marked with memory_mark_code(). When
- * that returns true the page was not yet tracked and other vCPUs may hold direct write mappings of
- * it: the engine then drops those in an exclusive section (VCPU_REQ_FLUSH_TLB to each) before it
- * reads the bytes. From then on every write, by any vCPU or device, goes through
+ * that returns true other vCPUs may hold direct write mappings of the page: the engine then drops
+ * those in an exclusive section (VCPU_REQ_FLUSH_TLB to each) and calls memory_guard_code() there,
+ * before it reads the bytes. From then on every write, by any vCPU or device, goes through
  * memory_note_write(), which changes the page's code generation; a cached block is valid while the
  * generation is the one it was made at, which is checked when a block is entered and after each
  * tracked write inside a block.

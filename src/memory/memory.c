@@ -212,7 +212,15 @@ void memory_span_written(struct memory *m, u64 gpa, u64 len)
 
 bool memory_mark_code(struct memory *m, u64 ram_offset)
 {
-    return !(atomic_fetch_or(&m->page_flags[ram_offset >> PAGE_SHIFT], PAGE_CODE) & PAGE_CODE);
+    return !(atomic_fetch_or(&m->page_flags[ram_offset >> PAGE_SHIFT], PAGE_CODE) & PAGE_GUARDED);
+}
+
+void memory_guard_code(struct memory *m, u64 ram_offset)
+{
+    _Atomic u8 *flags = &m->page_flags[ram_offset >> PAGE_SHIFT];
+    u8 old = atomic_load(flags);
+    while ((old & PAGE_CODE) && !atomic_compare_exchange_weak(flags, &old, old | PAGE_GUARDED))
+        ;
 }
 
 void memory_mark_lines(struct memory *m, u64 ram_offset, u64 len)
@@ -224,7 +232,7 @@ void memory_mark_lines(struct memory *m, u64 ram_offset, u64 len)
 void memory_unmark_code(struct memory *m, u64 ram_offset)
 {
     u64 page = ram_offset >> PAGE_SHIFT;
-    atomic_fetch_and(&m->page_flags[page], (u8)~PAGE_CODE);
+    atomic_fetch_and(&m->page_flags[page], (u8) ~(PAGE_CODE | PAGE_GUARDED));
     atomic_store(&m->code_lines[page], 0);
     atomic_fetch_add(&m->page_gen[page], 1);
     tell_watches(m, page);

@@ -82,7 +82,9 @@ struct dirty_source {
     void (*collect)(struct dirty_source *s);
 };
 
-enum { PAGE_CODE = 1, PAGE_CLEAN = 2 }; /* flags: holds cached code; dirty log waits for a write */
+/* Flags: holds cached code; dirty log waits for a write; as PAGE_CODE, and nobody has a direct write mapping.
+ */
+enum { PAGE_CODE = 1, PAGE_CLEAN = 2, PAGE_GUARDED = 4 };
 
 /*
  * Collects pages of cached code that were written, among those of interest: by whichever thread, after the
@@ -173,9 +175,15 @@ bool memory_large_page_tracked(const struct memory *m, u64 ram_offset);
  */
 void memory_note_write(struct memory *m, u64 ram_offset, u64 len);
 
-/* The page holds cached code from now on. True when it did not before (other vCPUs must drop write mappings).
+/*
+ * The page holds cached code from now on. True while some vCPU may have a direct write mapping from before:
+ * the caller has all of them dropped, whoever else is about to do so, and calls memory_guard_code().
  */
 bool memory_mark_code(struct memory *m, u64 ram_offset);
+
+/* The mappings are gone, and no vCPU has run since: if the page still holds code, marking it needs no more.
+ */
+void memory_guard_code(struct memory *m, u64 ram_offset);
 
 /*
  * Of a page marked as code, these @len bytes are, and whatever else was said to be: other writes need not

@@ -98,7 +98,6 @@ static void code_page_is_tracked_and_its_generation_moves_with_writes(void **sta
     u8 byte = 1;
     assert_false(memory_page_tracked(m, 0x5000));
     assert_true(memory_mark_code(m, 0x5000));
-    assert_false(memory_mark_code(m, 0x5fff));
     assert_true(memory_page_tracked(m, 0x5000));
     u32 gen = memory_code_gen(m, 0x5000);
     memory_write(m, 0x4fff, &byte, 1);
@@ -107,6 +106,20 @@ static void code_page_is_tracked_and_its_generation_moves_with_writes(void **sta
     assert_int_not_equal(memory_code_gen(m, 0x5000), gen);
     memory_unmark_code(m, 0x5000);
     assert_false(memory_page_tracked(m, 0x5000));
+}
+
+static void each_who_marks_a_page_drops_mappings_until_one_has_done_so(void **state)
+{
+    struct memory *m = *state;
+    memory_guard_code(m, 0x5000);
+    assert_false(memory_page_tracked(m, 0x5000)); /* not code: nothing to guard */
+    assert_true(memory_mark_code(m, 0x5000));
+    assert_true(memory_mark_code(m, 0x5fff));
+    memory_guard_code(m, 0x5000);
+    assert_false(memory_mark_code(m, 0x5fff));
+    memory_unmark_code(m, 0x5000);
+    assert_false(memory_page_tracked(m, 0x5000));
+    assert_true(memory_mark_code(m, 0x5000));
 }
 
 static void watch_is_told_of_writes_to_code_of_interest(void **state)
@@ -407,6 +420,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(span_refuses_ranges_that_wrap, setup_split, teardown),
         IN(write_outside_ram_changes_nothing),
         IN(code_page_is_tracked_and_its_generation_moves_with_writes),
+        IN(each_who_marks_a_page_drops_mappings_until_one_has_done_so),
         IN(watch_is_told_of_writes_to_code_of_interest),
         IN(watch_that_overflows_says_so),
         IN(write_beside_code_leaves_its_generation),

@@ -106,21 +106,24 @@ static void put(struct interpret_private *p, struct block *b)
 
 /* --- tracking --- */
 
-/* The page at RAM offset @off holds code from now on: nobody keeps a direct write mapping (cpu/engine.h). */
+/*
+ * The page at RAM offset @off holds code from now on: nobody keeps a direct write mapping (cpu/engine.h). A
+ * vCPU that comes while another is about to see to that does so itself: it must not decode before.
+ */
 static void mark_code(struct soft_cpu *c, u64 gpa, u64 off)
 {
     struct vm *vm = c->vcpu->vm;
     if (!memory_mark_code(vm->memory, off))
         return;
     soft_tlb_protect(c, gpa);
-    if (vm->vcpu_count < 2)
-        return;
-    if (!c->lockstep) /* else it is so already */
+    bool others_run = vm->vcpu_count > 1 && !c->lockstep; /* in lock-step they are held already */
+    if (others_run)
         vm_exclusive_begin(vm, c->vcpu);
     for (unsigned n = 0; n < vm->vcpu_count; n++)
         if (vm->vcpus[n] != c->vcpu)
             vcpu_request(vm->vcpus[n], VCPU_REQ_FLUSH_TLB);
-    if (!c->lockstep)
+    memory_guard_code(vm->memory, off);
+    if (others_run)
         vm_exclusive_end(vm, c->vcpu);
 }
 
