@@ -147,7 +147,8 @@ static const char *program_of(const char *name)
 {
     size_t length = strlen(name), suffix = strlen(SUFFIX_32);
 
-    return length > suffix && !strcmp(name + length - suffix, SUFFIX_32) ? "/bench/items32" : "/proc/self/exe";
+    return length > suffix && !strcmp(name + length - suffix, SUFFIX_32) ? "/bench/items32"
+                                                                         : "/proc/self/exe";
 }
 
 static void run_apart(const char *name, const char *percent)

@@ -80,7 +80,7 @@ static bool same_as_sent(const struct scsi_request *r, u64 skip, const u8 *data,
             continue;
         }
         u64 n = MIN(size - skip, len);
-        if (memcmp((const u8 *)r->out[i].iov_base + skip, data, (size_t)n))
+        if (memcmp((const u8 *)r->out[i].iov_base + skip, data, (size_t)n) != 0)
             return false;
         data += n;
         len -= n;

@@ -48,8 +48,8 @@ enum { INQUIRY_SIZE = 96, PAGE_MAX = 128 };
 
 static void put_text(u8 *p, const char *text, unsigned width)
 {
-    memset(p, ' ', width);
-    memcpy(p, text, MIN(strlen(text), (size_t)width));
+    for (unsigned i = 0; i < width; i++)
+        p[i] = *text ? (u8)*text++ : ' ';
 }
 
 static bool standard_inquiry(const struct scsi_target *t, struct scsi_request *r)
@@ -96,7 +96,7 @@ static unsigned vpd_identification(const struct scsi_target *t, u8 *out)
     out[1] = 1; /* of the logical unit, by T10's vendor name */
     out[3] = (u8)(8 + len);
     put_text(out + 4, "TRAPEZE", 8);
-    memcpy(out + 12, id, len);
+    put_text(out + 12, id, len);
     return 12 + len;
 }
 

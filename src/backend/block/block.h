@@ -64,7 +64,7 @@ struct block_device {
     bool read_only;
     bool can_discard;
     u32 discard_unit; /* bytes that are freed together; 0: any */
-    char *path; /* for messages */
+    char *path;       /* for messages */
 };
 
 static inline void block_submit(struct block_device *b, struct block_request *r)
