@@ -134,6 +134,27 @@ static unsigned form(struct translate_cpu *t, struct block *const *path, unsigne
     return code->pieces;
 }
 
+/* Does @b end with a direct jump, perhaps a conditional one? */
+static bool jumps(const struct block *b)
+{
+    if (!b->count)
+        return false;
+    const u8 *op = b->bytes + b->insn[b->count - 1].off;
+    return (op[0] & 0xf0) == 0x70 || op[0] == 0xeb || op[0] == 0xe9 ||
+           (op[0] == 0x0f && (op[1] & 0xf0) == 0x80);
+}
+
+/* A trace pays where its ranges are used again soon: in a loop of one page without calls. */
+static bool is_loop(const struct tracer *r)
+{
+    if (r->count < 2 || r->path[r->count - 1] != r->path[0])
+        return false;
+    for (unsigned n = 0; n < r->count; n++)
+        if (((r->path[n]->gpa ^ r->path[0]->gpa) & PAGE_MASK) || !jumps(r->path[n]))
+            return false;
+    return true;
+}
+
 void trace_end(struct translate_cpu *t)
 {
     struct tracer *r = &t->tracer;
@@ -141,6 +162,11 @@ void trace_end(struct translate_cpu *t)
     r->recording = false;
     if (!good)
         return;
+    if (!t->options.traces && !is_loop(r)) {
+        if (r->count)
+            *formed_at(t, r->path[0]->gpa) = TRACES_MAX;
+        return;
+    }
     lock_acquire(&t->vm->lock);
     for (unsigned n = 0; n < r->count;)
         n += MIN(form(t, r->path + n, r->count - n), r->count - n);
