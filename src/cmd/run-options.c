@@ -69,7 +69,7 @@ static int set_engine(void *target, char *text, struct error *err)
         {.name = "irqchip",
          .arg = "WHERE",
          .kind = OPTION_CHOICE,
-         .choices = "auto|none|split",
+         .choices = "auto|none|split|kernel",
          .offset = offsetof(struct engine_options, irqchip)},
         {.name = "ioeventfd", .kind = OPTION_FLAG, .offset = offsetof(struct engine_options, ioeventfd)},
         OPTION_LIST_END,
@@ -80,9 +80,10 @@ static int set_engine(void *target, char *text, struct error *err)
 
     o->engine = name;
     o->pc.ioeventfd = e.ioeventfd;
-    o->pc.irqchip = !strcmp(e.irqchip, "none")    ? KERNEL_IRQCHIP_NONE
-                    : !strcmp(e.irqchip, "split") ? KERNEL_IRQCHIP_SPLIT
-                                                  : KERNEL_IRQCHIP_AUTO;
+    o->pc.irqchip = !strcmp(e.irqchip, "none")     ? KERNEL_IRQCHIP_NONE
+                    : !strcmp(e.irqchip, "split")  ? KERNEL_IRQCHIP_SPLIT
+                    : !strcmp(e.irqchip, "kernel") ? KERNEL_IRQCHIP_WHOLE
+                                                   : KERNEL_IRQCHIP_AUTO;
     return r;
 }
 
@@ -159,7 +160,7 @@ static const struct option run_list[] = {
     {.name = "engine",
      .arg = "NAME",
      .help = "how guest code runs: auto (default), kvm, translate, interpret;\n"
-             ",irqchip=auto|none|split: interrupt controllers in the kernel, for kvm;\n"
+             ",irqchip=auto|none|split|kernel: interrupt controllers in the kernel, for kvm;\n"
              ",ioeventfd: doorbells of virtio devices without exits, for kvm",
      .kind = OPTION_CALL,
      .set = set_engine},

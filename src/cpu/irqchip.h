@@ -17,6 +17,8 @@
 
 #include "base/compiler.h"
 
+#define IRQCHIP_PINS 24 /* of the I/O APIC */
+
 struct irqchip;
 struct vcpu;
 
@@ -28,6 +30,27 @@ struct apic_image {
     u64 pv_eoi; /* the MSR */
 };
 
+/* An 8259A on its way: registers by their names in its data sheet. */
+struct pic_image {
+    u8 lines; /* levels at the pins, which nobody but the devices changes */
+    u8 irr, imr, isr;
+    u8 base;      /* of its vectors */
+    u8 highest;   /* the input with the highest priority */
+    u8 init_step; /* the ICW expected next is 1 + this; 0: initialized */
+    bool icw4;    /* is among the ICWs */
+    bool read_isr, poll, special_mask, auto_eoi, rotate_auto_eoi, nested_specially;
+    u8 elcr;
+};
+
+/* The chips that all processors share. */
+struct chips_image {
+    struct pic_image pic[2]; /* master, slave */
+    u8 select;               /* of the I/O APIC, and so on */
+    u8 id;
+    u64 redir[IRQCHIP_PINS];
+    u32 asserted; /* level-triggered pins */
+};
+
 /* Chips in the kernel, between irqchip_ops.set_kernel() and its undoing. Machine lock held. */
 struct kernel_chips;
 struct kernel_chips_ops {
@@ -36,9 +59,13 @@ struct kernel_chips_ops {
 
     /*
      * Pin @pin of the I/O APIC sends this message when it is level-triggered, and wants to hear when the
-     * interrupt ends (irqchip_ops.eoi). May be called for any change of a pin.
+     * interrupt ends (irqchip_ops.eoi). May be called for any change of a pin. Only of a kernel that has no
+     * I/O APIC.
      */
     void (*level_pin)(struct kernel_chips *k, unsigned pin, u64 addr, u32 data);
+
+    /* The level of a line changed. NULL: the I/O APIC and the 8259s are not the kernel's. */
+    void (*set_gsi)(struct kernel_chips *k, unsigned gsi, bool level);
 };
 struct kernel_chips {
     const struct kernel_chips_ops *ops;
@@ -85,11 +112,14 @@ struct irqchip_ops {
     /*
      * For engines with chips in the kernel; vCPUs are parked. From set_kernel(k) on the local APICs here
      * are not used: ack() has nothing, the 8259s ask vCPU 0 with VCPU_REQ_INTERRUPT for ack_extint(). With
-     * NULL they are again. State moves by get_apic() before and put_apic() after.
+     * NULL they are again. State moves by get_apic() before and put_apic() after. When the kernel has all
+     * chips, get_chips() comes before as well, and put_chips() last.
      */
     void (*set_kernel)(struct irqchip *chip, struct kernel_chips *k);
     void (*get_apic)(struct irqchip *chip, struct vcpu *vcpu, struct apic_image *image);
     void (*put_apic)(struct irqchip *chip, struct vcpu *vcpu, const struct apic_image *image);
+    void (*get_chips)(struct irqchip *chip, struct chips_image *image);
+    void (*put_chips)(struct irqchip *chip, const struct chips_image *image);
     /* The vector that the 8259s want delivered, which becomes in service, or -1. */
     int (*ack_extint)(struct irqchip *chip);
     /* A local APIC in the kernel ended a level-triggered interrupt. */

@@ -30,6 +30,7 @@ enum kernel_irqchip {
     KERNEL_IRQCHIP_AUTO,
     KERNEL_IRQCHIP_NONE,
     KERNEL_IRQCHIP_SPLIT, /* local APICs */
+    KERNEL_IRQCHIP_WHOLE, /* I/O APIC and 8259s as well */
 };
 
 struct vm {

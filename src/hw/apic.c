@@ -13,7 +13,8 @@
 #include "base/log.h"
 #include "hw/apic-internal.h"
 
-#define VERSION_VALUE (0x14u | (APIC_LVT_COUNT - 1) << 16 | 1u << 24) /* 24: EOI broadcast suppression */
+#define VERSION_VALUE (0x14u | (APIC_LVT_COUNT - 1) << 16)
+#define VERSION_NO_BROADCAST BIT(24)
 #define SVR_WRITABLE (0xffu | APIC_SVR_ENABLE | APIC_SVR_NO_BROADCAST)
 #define SVR_RESET 0xffu
 #define LVT_READ_ONLY (1u << 12 | 1u << 14) /* delivery status, remote IRR */
@@ -278,7 +279,9 @@ bool apic_register_read(struct apic *a, u32 reg, u32 *value)
     }
     switch (reg) {
     case APIC_ID: *value = apic_x2(a) ? a->id : a->id << 24; return true;
-    case APIC_VERSION: *value = VERSION_VALUE; return true;
+    case APIC_VERSION:
+        *value = VERSION_VALUE | (a->set->always_broadcasts ? 0 : VERSION_NO_BROADCAST);
+        return true;
     case APIC_TPR: *value = a->tpr; return true;
     case APIC_PPR:
         apic_pv_eoi_settle(a);
@@ -299,7 +302,7 @@ static void svr_write(struct apic *a, u32 value)
 {
     unsigned n;
 
-    a->svr = value & SVR_WRITABLE;
+    a->svr = value & (a->set->always_broadcasts ? SVR_WRITABLE & ~APIC_SVR_NO_BROADCAST : SVR_WRITABLE);
     /* "Local APIC State After It Has Been Software Disabled" */
     if (!(a->svr & APIC_SVR_ENABLE))
         for (n = 0; n < APIC_LVT_COUNT; n++)
@@ -613,6 +616,7 @@ int apic_set_init(struct apic_set *s, const struct apic_config *c, struct error 
     s->loop = c->loop;
     s->clock = c->clock;
     s->x2apic = c->x2apic;
+    s->always_broadcasts = c->always_broadcasts;
     s->base_reserved = ~MASK(c->maxphyaddr) | 0x2ff;
     for (n = 0; n < s->count; n++) {
         struct apic *a = &s->apic[n];

@@ -134,8 +134,9 @@ struct apic_set {
     const struct vclock *clock;
     u64 base_reserved; /* bits of IA32_APIC_BASE that fault */
     bool x2apic;       /* x2APIC mode may be entered */
-    bool lint[2];      /* level at LINT0 (the 8259s) and LINT1 (NMI) of every APIC */
-    unsigned arbiter;  /* where the search for the lowest priority starts */
+    bool always_broadcasts;
+    bool lint[2];     /* level at LINT0 (the 8259s) and LINT1 (NMI) of every APIC */
+    unsigned arbiter; /* where the search for the lowest priority starts */
 };
 
 #define APIC_BROADCAST 0xffffffffu
@@ -153,6 +154,7 @@ struct apic_config {
     unsigned cpus;
     unsigned maxphyaddr;
     bool x2apic;
+    bool always_broadcasts; /* EOIs, for I/O APICs without an EOI register */
     struct memory *memory;
     struct event_loop *loop;
     const struct vclock *clock;

@@ -16,9 +16,6 @@
 #define REG_REDIR 0x10
 
 #define ID_MASK 0x0f000000u
-#define REDIR_WRITABLE                                                                                   \
-    (IOAPIC_VECTOR | 7ull << IOAPIC_DELIVERY_SHIFT | IOAPIC_LOGICAL | IOAPIC_ACTIVE_LOW | IOAPIC_LEVEL | \
-     IOAPIC_MASKED | 0xffull << IOAPIC_DEST_SHIFT)
 
 struct apic_message ioapic_message(const struct ioapic *io, unsigned pin)
 {
@@ -94,13 +91,19 @@ void ioapic_eoi(struct ioapic *io, u8 vector)
             ioapic_service_level(io, pin);
 }
 
+void ioapic_service(struct ioapic *io)
+{
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        ioapic_service_level(io, pin);
+}
+
 /* --- registers --- */
 
 static void redir_write(struct ioapic *io, unsigned index, u32 value)
 {
     unsigned pin = index >> 1, shift = index & 1 ? 32 : 0;
     u64 *e = &io->redir[pin];
-    u64 mask = REDIR_WRITABLE & 0xffffffffull << shift;
+    u64 mask = IOAPIC_WRITABLE & 0xffffffffull << shift;
 
     *e = (*e & ~mask) | ((u64)value << shift & mask);
     if (!(*e & IOAPIC_LEVEL))
@@ -118,7 +121,7 @@ static u32 indirect_read(const struct ioapic *io)
     switch (io->select) {
     case REG_ID:
     case REG_ARBITRATION: return io->id;
-    case REG_VERSION: return (IOAPIC_PINS - 1) << 16 | IOAPIC_VERSION;
+    case REG_VERSION: return (IOAPIC_PINS - 1) << 16 | io->version;
     }
     if (index < 2 * IOAPIC_PINS)
         return io->redir[index >> 1] >> (index & 1 ? 32 : 0);
@@ -153,7 +156,10 @@ static void ioapic_write(struct io_region *r, u64 offset, u64 value, unsigned si
     switch (offset) {
     case IOREGSEL: io->select = value; break;
     case IOWIN: indirect_write(io, value); break;
-    case IOEOI: ioapic_eoi(io, value); break;
+    case IOEOI:
+        if (io->version >= IOAPIC_VERSION)
+            ioapic_eoi(io, value);
+        break;
     }
 }
 
@@ -179,7 +185,7 @@ static int ioapic_post_load(void *object, unsigned version, struct error *err)
     io->id &= ID_MASK;
     io->lines &= MASK(IOAPIC_PINS);
     for (pin = 0; pin < IOAPIC_PINS; pin++) {
-        io->redir[pin] &= REDIR_WRITABLE | IOAPIC_REMOTE_IRR;
+        io->redir[pin] &= IOAPIC_WRITABLE | IOAPIC_REMOTE_IRR;
         if (!(io->redir[pin] & IOAPIC_LEVEL))
             io->redir[pin] &= ~IOAPIC_REMOTE_IRR;
     }
@@ -206,6 +212,7 @@ int ioapic_init(struct ioapic *io, struct memory *m, ioapic_send_fn *send, void 
     io->memory = m;
     io->send = send;
     io->owner = owner;
+    io->version = IOAPIC_VERSION;
     io->dev = (struct device){.name = "ioapic", .state = &ioapic_state, .object = io, .reset = ioapic_reset};
     list_init(&io->dev.link);
     ioapic_reset(&io->dev);

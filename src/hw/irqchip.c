@@ -75,14 +75,47 @@ static const struct apic_target_ops target_ops = {
 
 /* --- from the devices --- */
 
+/* The kernel has the I/O APIC and the 8259s too. */
+static bool all_in_kernel(const struct irqchip *chip)
+{
+    return chip->kernel && chip->kernel->ops->set_gsi;
+}
+
+static unsigned pin_of(unsigned gsi)
+{
+    return gsi == 0 ? 2 : gsi;
+}
+
+/* The lines stay here whoever has the chips. A kernel is told of changes only: two rises are two edges to it.
+ */
+static void tell_kernel(struct soft_irqchip *s, unsigned gsi, bool level)
+{
+    struct kernel_chips *k = s->chip.kernel;
+    u32 pin = BIT(pin_of(gsi));
+    u8 bit = BIT(gsi & 7);
+
+    if (gsi >= IOAPIC_PINS || level == !!(s->ioapic.lines & pin))
+        return;
+    s->ioapic.lines ^= pin;
+    if (gsi < 16) {
+        u8 *lines = &s->pic.chip[gsi >> 3].lines;
+        *lines = level ? *lines | bit : *lines & ~bit;
+    }
+    k->ops->set_gsi(k, gsi, level);
+}
+
 static void soft_set_gsi(struct irqchip *chip, unsigned gsi, bool level)
 {
     struct soft_irqchip *s = soft(chip);
 
     trace(irq, "GSI %u is %u", gsi, level);
+    if (all_in_kernel(chip)) {
+        tell_kernel(s, gsi, level);
+        return;
+    }
     if (gsi < 16)
         pic_set_irq(&s->pic, gsi, level);
-    ioapic_set_pin(&s->ioapic, gsi == 0 ? 2 : gsi, level);
+    ioapic_set_pin(&s->ioapic, pin_of(gsi), level);
 }
 
 static void soft_send_msi(struct irqchip *chip, u64 addr, u32 data)
@@ -118,7 +151,9 @@ static void ioapic_entry_written(void *owner, unsigned pin)
     u64 addr;
     u32 data;
 
-    if (!s->chip.kernel)
+    if (all_in_kernel(&s->chip))
+        log_guest("access to the I/O APIC, which is in the kernel, is lost");
+    if (!s->chip.kernel || all_in_kernel(&s->chip))
         return;
     apic_encode_msi(&m, &addr, &data);
     s->chip.kernel->ops->level_pin(s->chip.kernel, pin, addr, data);
@@ -128,6 +163,8 @@ static void pic_intr(void *owner, unsigned line, bool level)
 {
     struct soft_irqchip *s = owner;
 
+    if (all_in_kernel(&s->chip))
+        return;
     if (!s->chip.kernel)
         apic_set_lint(&s->apics, line, level);
     else if (level)
@@ -226,9 +263,11 @@ static void soft_set_kernel(struct irqchip *chip, struct kernel_chips *k)
     chip->kernel = k;
     for (unsigned i = 0; k && i < s->apics.count; i++)
         apic_suspend(&s->apics.apic[i]);
+    s->apics.lint[0] = intr && !k; /* no edge: put_apic() looks at the level */
+    if (all_in_kernel(chip))
+        return;
     for (unsigned pin = 0; k && pin < IOAPIC_PINS; pin++)
         ioapic_entry_written(s, pin);
-    s->apics.lint[0] = intr && !k; /* no edge: put_apic() looks at the level */
     if (k && intr)
         pic_intr(s, 0, true);
 }
@@ -241,6 +280,26 @@ static void soft_get_apic(struct irqchip *chip, struct vcpu *vcpu, struct apic_i
 static void soft_put_apic(struct irqchip *chip, struct vcpu *vcpu, const struct apic_image *image)
 {
     apic_put_image(apic_of(chip, vcpu), image);
+}
+
+static void soft_get_chips(struct irqchip *chip, struct chips_image *image)
+{
+    struct soft_irqchip *s = soft(chip);
+
+    pic_get_image(&s->pic, image);
+    ioapic_get_image(&s->ioapic, image);
+}
+
+/* A request of the 8259s that the kernel had seen is no new edge at LINT0. */
+static void soft_put_chips(struct irqchip *chip, const struct chips_image *image)
+{
+    struct soft_irqchip *s = soft(chip);
+
+    s->apics.lint[0] = true;
+    pic_put_image(&s->pic, image);
+    apic_set_lint(&s->apics, 0, pic_pending(&s->pic));
+    ioapic_put_image(&s->ioapic, image);
+    ioapic_service(&s->ioapic);
 }
 
 static int soft_ack_extint(struct irqchip *chip)
@@ -272,18 +331,23 @@ static const struct irqchip_ops soft_ops = {
     .set_kernel = soft_set_kernel,
     .get_apic = soft_get_apic,
     .put_apic = soft_put_apic,
+    .get_chips = soft_get_chips,
+    .put_chips = soft_put_chips,
     .ack_extint = soft_ack_extint,
     .eoi = soft_eoi,
 };
 
 /* --- life cycle --- */
 
+/* Where a kernel's I/O APIC may take over, which is an 82093AA, the one here is no other to begin with. */
 int soft_irqchip_init(struct soft_irqchip *s, struct vm *vm, struct error *err)
 {
+    bool like_kernel = vm->kernel_irqchip == KERNEL_IRQCHIP_WHOLE;
     struct apic_config config = {
         .cpus = vm->vcpu_count,
         .maxphyaddr = vm->cpuid && vm->cpuid->maxphyaddr ? vm->cpuid->maxphyaddr : 40,
         .x2apic = !vm->cpuid || cpuid_has(vm->cpuid, CPUID_X2APIC),
+        .always_broadcasts = like_kernel,
         .memory = vm->memory,
         .loop = vm->loop,
         .clock = &vm->clock,
@@ -303,6 +367,8 @@ int soft_irqchip_init(struct soft_irqchip *s, struct vm *vm, struct error *err)
     if (r)
         goto no_ioapic;
     s->ioapic.entry_written = ioapic_entry_written;
+    if (like_kernel)
+        s->ioapic.version = IOAPIC_VERSION_82093AA;
     r = pic_init(&s->pic, vm->memory, intr, err);
     if (r)
         goto no_pic;

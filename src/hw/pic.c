@@ -56,7 +56,7 @@ static int pending_ir(const struct pic_chip *c, bool master)
     return ir;
 }
 
-static void pic_update(struct pic *p)
+void pic_update(struct pic *p)
 {
     struct pic_chip *master = &p->chip[MASTER];
     u8 cascade = 1 << PIC_CASCADE_IRQ;

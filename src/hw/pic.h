@@ -49,9 +49,17 @@ void pic_set_irq(struct pic *p, unsigned irq, bool level);
 /* The interrupt acknowledge cycle: the vector. Without a request it is spurious: IR7 (8259A, p. 18). */
 u8 pic_ack(struct pic *p);
 
+/* Registers were written from outside: looks anew at what they ask for. */
+void pic_update(struct pic *p);
+
 static inline bool pic_pending(const struct pic *p)
 {
     return p->intr_level;
 }
+
+/* To and from a kernel's: see cpu/irqchip.h. The levels of the lines are not taken from it. */
+struct chips_image;
+void pic_get_image(const struct pic *p, struct chips_image *image);
+void pic_put_image(struct pic *p, const struct chips_image *image);
 
 #endif

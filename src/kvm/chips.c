@@ -1,8 +1,9 @@
 /*
  * Interrupt controllers in the kernel. The local APICs are its own, I/O APIC and 8259s stay in hw/ ("split"):
  * what a guest uses all the time costs no exit, what it uses while it starts is the same under each engine.
+ * Or it has them all ("kernel"), and is told of the levels of lines.
  *
- * The kernel's APICs work while vCPUs may run: kvm_chips_take() moves their state in, kvm_chips_give_back()
+ * The kernel's chips work while vCPUs may run: kvm_chips_take() moves their state in, kvm_chips_give_back()
  * out again as soon as all are parked. So nobody else has to ask who has it, a message that comes while the
  * VM is paused waits in the chip of hw/, and timers stand still with virtual time.
  *
@@ -25,25 +26,61 @@ static struct kvm_vm *of(struct kernel_chips *c)
     return container_of(c, struct kvm_vm, chips);
 }
 
-/* --- the choice --- */
+/* --- routes --- */
 
-int kvm_chips_choose(struct kvm_vm *kvm, const struct vm *vm, struct error *err)
+/* The kernel's table of what becomes of a numbered interrupt. */
+#define MAX_ROUTES (2 * IRQCHIP_PINS)
+union routes {
+    struct kvm_irq_routing table;
+    u8 room[sizeof(struct kvm_irq_routing) + MAX_ROUTES * sizeof(struct kvm_irq_routing_entry)];
+};
+
+static struct kvm_irq_routing_entry *add(union routes *r, u32 gsi, u32 type)
 {
-    struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {KVM_PINS}};
-    enum kernel_irqchip wanted = vm->kernel_irqchip;
+    struct kvm_irq_routing_entry *e = &r->table.entries[r->table.nr++];
+    *e = (struct kvm_irq_routing_entry){.gsi = gsi, .type = type};
+    return e;
+}
 
-    if (!vm->irqchip || wanted == KERNEL_IRQCHIP_NONE)
-        return 0;
-    if (wanted == KERNEL_IRQCHIP_AUTO && kvm_gives_up(&kvm->host))
-        return 0; /* see docs/kvm.md, K13 */
-    if (ioctl(kvm->host.fd, KVM_CHECK_EXTENSION, KVM_CAP_SIGNAL_MSI) > 0 &&
-        ioctl(kvm->fd, KVM_ENABLE_CAP, &split) == 0) {
-        kvm->apics = true;
-        return 0;
+static void route_pin(union routes *r, u32 gsi, u32 chip, u32 pin)
+{
+    struct kvm_irq_routing_entry *e = add(r, gsi, KVM_IRQ_ROUTING_IRQCHIP);
+    e->u.irqchip.irqchip = chip;
+    e->u.irqchip.pin = pin;
+}
+
+/* The wiring of hw/irqchip.h. */
+static void route_lines(union routes *r)
+{
+    for (u32 gsi = 0; gsi < IRQCHIP_PINS; gsi++) {
+        if (gsi == 2)
+            continue; /* the cascade of the 8259s; the pin is the timer's */
+        if (gsi < 16)
+            route_pin(r, gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, gsi & 7);
+        route_pin(r, gsi, KVM_IRQCHIP_IOAPIC, gsi ? gsi : 2);
     }
-    if (wanted == KERNEL_IRQCHIP_AUTO)
-        return 0;
-    return error_set_errno(err, errno, "KVM here has no split interrupt controllers: say irqchip=none");
+}
+
+static void route_message(union routes *r, u32 gsi, u64 addr, u32 data)
+{
+    struct kvm_irq_routing_entry *e = add(r, gsi, KVM_IRQ_ROUTING_MSI);
+    e->u.msi.address_lo = (u32)addr;
+    e->u.msi.address_hi = (u32)(addr >> 32);
+    e->u.msi.data = data;
+}
+
+static int set_routes(const struct kvm_vm *kvm, struct error *err)
+{
+    union routes r = {.table = {.nr = 0}};
+
+    if (kvm->all_chips)
+        route_lines(&r);
+    for (u32 pin = 0; pin < IRQCHIP_PINS; pin++)
+        if (kvm->pin[pin].data & MSI_LEVEL)
+            route_message(&r, pin, kvm->pin[pin].addr, kvm->pin[pin].data);
+    if (ioctl(kvm->fd, KVM_SET_GSI_ROUTING, &r.table) < 0)
+        return error_set_errno(err, errno, "KVM does not take the routes of interrupts");
+    return 0;
 }
 
 /* --- from the chips of hw/ --- */
@@ -55,37 +92,75 @@ static void message(struct kernel_chips *c, u64 addr, u32 data)
         log_guest("KVM does not take the message 0x%x to 0x%llx", data, (unsigned long long)addr);
 }
 
-static void set_routes(struct kvm_vm *kvm)
-{
-    union {
-        struct kvm_irq_routing table;
-        u8 room[sizeof(struct kvm_irq_routing) + KVM_PINS * sizeof(struct kvm_irq_routing_entry)];
-    } r = {.table = {.nr = 0}};
-
-    for (u32 pin = 0; pin < KVM_PINS; pin++) {
-        if (!(kvm->pin[pin].data & MSI_LEVEL))
-            continue;
-        r.table.entries[r.table.nr++] = (struct kvm_irq_routing_entry){
-            .gsi = pin,
-            .type = KVM_IRQ_ROUTING_MSI,
-            .u.msi = {.address_lo = (u32)kvm->pin[pin].addr, .data = kvm->pin[pin].data}};
-    }
-    if (ioctl(kvm->fd, KVM_SET_GSI_ROUTING, &r.table) < 0)
-        log_error("KVM does not take the routes of interrupts");
-}
-
 static void level_pin(struct kernel_chips *c, unsigned pin, u64 addr, u32 data)
 {
     struct kvm_vm *kvm = of(c);
+    struct error err;
     bool was = kvm->pin[pin].data & MSI_LEVEL, is = data & MSI_LEVEL;
     if ((!was && !is) || (kvm->pin[pin].addr == addr && kvm->pin[pin].data == data))
         return;
     kvm->pin[pin].addr = addr;
     kvm->pin[pin].data = data;
-    set_routes(kvm);
+    if (set_routes(kvm, &err) < 0)
+        log_error("%s", err.text);
 }
 
-const struct kernel_chips_ops kvm_chips_ops = {.message = message, .level_pin = level_pin};
+static void set_line(struct kernel_chips *c, unsigned gsi, bool level)
+{
+    struct kvm_irq_level irq = {.irq = gsi, .level = level};
+    if (ioctl(of(c)->fd, KVM_IRQ_LINE, &irq) < 0)
+        log_guest("KVM does not take interrupt line %u", gsi);
+}
+
+static const struct kernel_chips_ops split_ops = {.message = message, .level_pin = level_pin};
+static const struct kernel_chips_ops all_ops = {.message = message, .set_gsi = set_line};
+
+/* --- the choice --- */
+
+static bool has(const struct kvm_vm *kvm, int cap)
+{
+    return ioctl(kvm->host.fd, KVM_CHECK_EXTENSION, cap) > 0;
+}
+
+static int choose_split(struct kvm_vm *kvm)
+{
+    struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {IRQCHIP_PINS}};
+    if (!has(kvm, KVM_CAP_SIGNAL_MSI))
+        errno = ENOTSUP;
+    else if (ioctl(kvm->fd, KVM_ENABLE_CAP, &split) == 0)
+        return 0;
+    return -errno;
+}
+
+static int choose_all(struct kvm_vm *kvm)
+{
+    if (!has(kvm, KVM_CAP_SIGNAL_MSI) || !has(kvm, KVM_CAP_IRQ_ROUTING) || !has(kvm, KVM_CAP_IRQCHIP))
+        errno = ENOTSUP;
+    else if (ioctl(kvm->fd, KVM_CREATE_IRQCHIP, 0) == 0)
+        return 0;
+    return -errno;
+}
+
+int kvm_chips_choose(struct kvm_vm *kvm, const struct vm *vm, struct error *err)
+{
+    enum kernel_irqchip wanted = vm->kernel_irqchip;
+    bool all = wanted == KERNEL_IRQCHIP_WHOLE;
+
+    if (!vm->irqchip || wanted == KERNEL_IRQCHIP_NONE)
+        return 0;
+    if (wanted == KERNEL_IRQCHIP_AUTO && kvm_gives_up(&kvm->host))
+        return 0; /* see docs/kvm.md, K13 */
+    int r = all ? choose_all(kvm) : choose_split(kvm);
+    if (r && wanted == KERNEL_IRQCHIP_AUTO)
+        return 0;
+    if (r)
+        return error_set_errno(err, -r, "KVM here has no %sinterrupt controllers: say irqchip=%s",
+                               all ? "" : "split ", all ? "split" : "none");
+    kvm->apics = true;
+    kvm->all_chips = all;
+    kvm->chips.ops = all ? &all_ops : &split_ops;
+    return all ? set_routes(kvm, err) : 0;
+}
 
 /* --- state --- */
 
@@ -125,6 +200,33 @@ static int take_out(struct kvm_cpu *k, struct apic_image *image)
     return 0;
 }
 
+/* The chips that all share come after the local APICs, to which the kernel's I/O APIC may send at once. */
+static int put_in_shared(struct kvm_vm *kvm, const struct vm *vm, struct error *err)
+{
+    struct chips_image image;
+    vm->irqchip->ops->get_chips(vm->irqchip, &image);
+    for (u32 id = KVM_IRQCHIP_PIC_MASTER; id <= KVM_IRQCHIP_IOAPIC; id++) {
+        struct kvm_irqchip chip = {.chip_id = id};
+        kvm_chip_from_image(&chip, &image);
+        if (ioctl(kvm->fd, KVM_SET_IRQCHIP, &chip) < 0)
+            return error_set_errno(err, errno, "KVM refuses the state of interrupt controller %u", id);
+    }
+    return 0;
+}
+
+static int take_out_shared(struct kvm_vm *kvm, struct vm *vm, struct error *err)
+{
+    struct chips_image image;
+    for (u32 id = KVM_IRQCHIP_PIC_MASTER; id <= KVM_IRQCHIP_IOAPIC; id++) {
+        struct kvm_irqchip chip = {.chip_id = id};
+        if (ioctl(kvm->fd, KVM_GET_IRQCHIP, &chip) < 0)
+            return error_set_errno(err, errno, "KVM refuses to show interrupt controller %u", id);
+        kvm_chip_to_image(&chip, &image);
+    }
+    vm->irqchip->ops->put_chips(vm->irqchip, &image);
+    return 0;
+}
+
 int kvm_chips_take(struct vm *vm, struct error *err)
 {
     struct kvm_vm *kvm = vm->engine_data;
@@ -140,6 +242,8 @@ int kvm_chips_take(struct vm *vm, struct error *err)
         if (r)
             *err = kvm->cpu[i]->vcpu->error;
     }
+    if (r == 0 && kvm->all_chips)
+        r = put_in_shared(kvm, vm, err);
     if (r == 0)
         vm->irqchip->ops->set_kernel(vm->irqchip, &kvm->chips);
     lock_drop(&vm->machine_lock);
@@ -152,6 +256,7 @@ void kvm_chips_give_back(struct vm *vm)
     struct kvm_vm *kvm = vm->engine_data;
     struct irqchip *chip = vm->irqchip;
     const struct error *failed = NULL;
+    struct error err;
 
     if (!kvm || !kvm->apics || !chip->kernel)
         return;
@@ -164,6 +269,8 @@ void kvm_chips_give_back(struct vm *vm)
         else
             failed = &vm->vcpus[i]->error;
     }
+    if (kvm->all_chips && take_out_shared(kvm, vm, &err) < 0)
+        failed = &err;
     lock_drop(&vm->machine_lock);
     if (failed)
         vm_end_error(vm, failed);

@@ -10,8 +10,8 @@
  * A port, MMIO or MSR exit is half an instruction: the kernel completes it at the next KVM_RUN.
  * `unfinished` says so, and nobody looks at registers before kvm_finish() has let it do so.
  *
- * Interrupt controllers are those of hw/, or the kernel has the local APICs (chips.c). In the first case a
- * halted vCPU, its local APIC and the choice of a vector are our business (run.c).
+ * Interrupt controllers are those of hw/, or the kernel has the local APICs or all (chips.c). In the first
+ * case a halted vCPU, its local APIC and the choice of a vector are our business (run.c).
  */
 #ifndef TRAPEZE_KVM_INTERNAL_H
 #define TRAPEZE_KVM_INTERNAL_H
@@ -43,8 +43,6 @@ struct kvm_host {
     bool has_arch_capabilities;
 };
 
-#define KVM_PINS 24 /* of the I/O APIC */
-
 #define KVM_SLOTS 3 /* below and above the VGA window, and above 4 GiB */
 
 struct kvm_vm {
@@ -60,6 +58,7 @@ struct kvm_vm {
     bool rings;             /* dirty rings instead of bitmaps */
     bool exits_on_failure;  /* else KVM gives #UD to user mode for what it cannot emulate (before 5.15) */
     bool apics;             /* the local APICs are the kernel's */
+    bool all_chips;         /* and so are the others */
     struct kernel_chips chips;
     struct doorbell_watch doorbells;
     struct list bells; /* doorbell.c */
@@ -67,7 +66,7 @@ struct kvm_vm {
     struct {
         u64 addr;
         u32 data;
-    } pin[KVM_PINS]; /* of level-triggered ones, as the kernel knows them */
+    } pin[IRQCHIP_PINS]; /* of level-triggered ones, as the kernel knows them */
 };
 
 struct kvm_cpu {
@@ -151,6 +150,10 @@ void kvm_events_to_state(const struct kvm_vcpu_events *e, struct x86_state *s);
 void kvm_xsave_from_state(void *image, const struct kvm_xsave_layout *l, const struct x86_state *s);
 void kvm_xsave_to_state(const void *image, const struct kvm_xsave_layout *l, struct x86_state *s);
 
+/* The shared interrupt controllers; @chip is one of KVM_IRQCHIP_*. */
+void kvm_chip_from_image(struct kvm_irqchip *chip, const struct chips_image *image);
+void kvm_chip_to_image(const struct kvm_irqchip *chip, struct chips_image *image);
+
 /* --- transfer.c --- */
 
 /* KVM_GET_MSRS or KVM_SET_MSRS of one MSR, on a vCPU or on /dev/kvm. 0 or -1. */
@@ -171,9 +174,7 @@ int kvm_push_apic_base(struct kvm_cpu *k, u64 base);
 
 /* --- chips.c --- */
 
-extern const struct kernel_chips_ops kvm_chips_ops;
-
-/* Before there are vCPUs: sets kvm->apics. */
+/* Before there are vCPUs: sets kvm->apics, and what chips there are. */
 int kvm_chips_choose(struct kvm_vm *kvm, const struct vm *vm, struct error *err);
 /* engine_ops.resume and park. */
 int kvm_chips_take(struct vm *vm, struct error *err);

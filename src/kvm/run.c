@@ -299,11 +299,11 @@ static void inject_nmi(struct kvm_cpu *k)
         log_guest("vCPU %u: KVM takes no NMI", k->vcpu->index);
 }
 
-/* False when the vCPU stays halted. Only the kernel knows IF while the state is its own. */
+/* Only the kernel knows IF while the state is its own. With all chips there it asks nobody. */
 static int inject_interrupt(struct kvm_cpu *k)
 {
     const struct kvm_run *run = k->run;
-    if (!(vcpu_requests(k->vcpu) & VCPU_REQ_INTERRUPT)) {
+    if (k->kvm->all_chips || !(vcpu_requests(k->vcpu) & VCPU_REQ_INTERRUPT)) {
         k->run->request_interrupt_window = 0;
         return 0;
     }

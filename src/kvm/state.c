@@ -6,6 +6,8 @@
 
 #include "kvm/kvm-internal.h"
 
+#define KVM_IOAPIC_BASE 0xfec00000ull
+
 /* --- general registers --- */
 
 /* struct kvm_regs begins with the registers in the order of its declaration, not of their encoding. */
@@ -246,4 +248,86 @@ void kvm_xsave_to_state(const void *image, const struct kvm_xsave_layout *l, str
                 memset(to, 0, q->size);
         }
     }
+}
+
+/* --- interrupt controllers --- */
+
+static void pic_from_image(struct kvm_pic_state *k, const struct pic_image *p)
+{
+    *k = (struct kvm_pic_state){
+        .last_irr = p->lines,
+        .irr = p->irr,
+        .imr = p->imr,
+        .isr = p->isr,
+        .priority_add = p->highest,
+        .irq_base = p->base,
+        .read_reg_select = p->read_isr,
+        .poll = p->poll,
+        .special_mask = p->special_mask,
+        .init_state = p->init_step,
+        .auto_eoi = p->auto_eoi,
+        .rotate_on_auto_eoi = p->rotate_auto_eoi,
+        .special_fully_nested_mode = p->nested_specially,
+        .init4 = p->icw4,
+        .elcr = p->elcr,
+    };
+}
+
+static void pic_to_image(const struct kvm_pic_state *k, struct pic_image *p)
+{
+    *p = (struct pic_image){
+        .lines = k->last_irr,
+        .irr = k->irr,
+        .imr = k->imr,
+        .isr = k->isr,
+        .highest = k->priority_add,
+        .base = k->irq_base,
+        .read_isr = k->read_reg_select,
+        .poll = k->poll,
+        .special_mask = k->special_mask,
+        .init_step = k->init_state,
+        .auto_eoi = k->auto_eoi,
+        .rotate_auto_eoi = k->rotate_on_auto_eoi,
+        .nested_specially = k->special_fully_nested_mode,
+        .icw4 = k->init4,
+        .elcr = k->elcr,
+    };
+}
+
+/* irr are asserted level-triggered pins: of an edge the kernel would send another message. */
+static void ioapic_from_image(struct kvm_ioapic_state *k, const struct chips_image *image)
+{
+    *k = (struct kvm_ioapic_state){
+        .base_address = KVM_IOAPIC_BASE, .ioregsel = image->select, .id = image->id, .irr = image->asserted};
+    for (unsigned pin = 0; pin < IRQCHIP_PINS; pin++)
+        k->redirtbl[pin].bits = image->redir[pin];
+}
+
+static void ioapic_to_image(const struct kvm_ioapic_state *k, struct chips_image *image)
+{
+    image->select = (u8)k->ioregsel;
+    image->id = (u8)k->id;
+    image->asserted = k->irr;
+    for (unsigned pin = 0; pin < IRQCHIP_PINS; pin++)
+        image->redir[pin] = k->redirtbl[pin].bits;
+}
+
+/* What each 8259 lets the guest write of ELCR stands in the state, and the kernel takes it as given. */
+void kvm_chip_from_image(struct kvm_irqchip *chip, const struct chips_image *image)
+{
+    static const u8 elcr_mask[2] = {0xf8, 0xde};
+    if (chip->chip_id == KVM_IRQCHIP_IOAPIC) {
+        ioapic_from_image(&chip->chip.ioapic, image);
+        return;
+    }
+    pic_from_image(&chip->chip.pic, &image->pic[chip->chip_id]);
+    chip->chip.pic.elcr_mask = elcr_mask[chip->chip_id];
+}
+
+void kvm_chip_to_image(const struct kvm_irqchip *chip, struct chips_image *image)
+{
+    if (chip->chip_id == KVM_IRQCHIP_IOAPIC)
+        ioapic_to_image(&chip->chip.ioapic, image);
+    else
+        pic_to_image(&chip->chip.pic, &image->pic[chip->chip_id]);
 }

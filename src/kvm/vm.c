@@ -228,7 +228,6 @@ static int init(struct vm *vm, struct error *err)
         return error_set_errno(err, ENOMEM, "cannot create the VM");
     kvm->fd = kvm->host.fd = -1;
     kvm->memory = vm->memory;
-    kvm->chips.ops = &kvm_chips_ops;
     lock_init(&kvm->dirty_lock, LOCK_RANK_LEAF);
     vm->engine_data = kvm;
     int r = kvm_install_kick(err);

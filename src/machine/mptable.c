@@ -58,12 +58,12 @@ static void bus(struct builder *b, u8 id, const char *name)
         p[2 + i] = (u8)name[i];
 }
 
-static void ioapic(struct builder *b)
+static void ioapic(struct builder *b, u8 version)
 {
     u8 *p = append(b, ENTRY_IOAPIC, 8);
 
     p[1] = IOAPIC_ID;
-    p[2] = IOAPIC_VERSION;
+    p[2] = version;
     p[3] = 1; /* enabled */
     put_le32(p + 4, IOAPIC_BASE);
 }
@@ -135,7 +135,7 @@ static void header(struct builder *b)
     p[7] = checksum(p, b->t->len - POINTER_SIZE);
 }
 
-void mptable_build(struct mptable *t, u64 base, unsigned cpus, u32 version, u32 features)
+void mptable_build(struct mptable *t, u64 base, unsigned cpus, u32 version, u32 features, u8 ioapic_version)
 {
     struct builder b = {.t = t};
 
@@ -145,7 +145,7 @@ void mptable_build(struct mptable *t, u64 base, unsigned cpus, u32 version, u32 
         processor(&b, i, version, features);
     bus(&b, BUS_PCI, "PCI   ");
     bus(&b, BUS_ISA, "ISA   ");
-    ioapic(&b);
+    ioapic(&b, ioapic_version);
     isa_interrupts(&b);
     pci_interrupts(&b);
     interrupt(&b, ENTRY_LOCAL_INT, INT_EXT, CONFORMS, BUS_ISA, 0, 0, 0);

@@ -18,6 +18,6 @@ struct mptable {
  * For guest-physical address @base, a multiple of 16 in 0xf0000..0xfffff, where systems search.
  * @version, @features: CPUID leaf 1 EAX and EDX.
  */
-void mptable_build(struct mptable *t, u64 base, unsigned cpus, u32 version, u32 features);
+void mptable_build(struct mptable *t, u64 base, unsigned cpus, u32 version, u32 features, u8 ioapic_version);
 
 #endif

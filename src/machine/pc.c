@@ -406,7 +406,7 @@ static int tables_up(struct pc *pc, struct error *err)
     int r = smbios_build(&pc->smbios, &smbios, MAP_SMBIOS, err);
 
     cpuid_lookup(&pc->cpuid, &leaf1, regs);
-    mptable_build(&pc->mptable, MAP_MPTABLE, pc->config.cpus, regs[0], regs[3]);
+    mptable_build(&pc->mptable, MAP_MPTABLE, pc->config.cpus, regs[0], regs[3], pc->irqchip.ioapic.version);
     /* Firmware moves the tables to where it wants them. */
     return r ? r : acpi_build(&pc->acpi, &config, pc->config.firmware ? 0 : MAP_FIRMWARE_TABLES, err);
 }

@@ -37,7 +37,9 @@ boot() {
 expect() { grep -qE -- "$1" "$LOG" || fail "no line matches '$1'"; }
 reject() { ! grep -iE -- "$1" "$LOG" || fail "the line above must not be there"; }
 
-# A log without anything that a kernel says when its machine is wrong.
+# A log without anything that a kernel says when its machine is wrong. Of what the host's processor leaks it
+# warns under KVM, which shows that.
 expect_clean_log() {
+    sed -i '/Speculative Return Stack Overflow: WARNING/d' "$LOG"
     reject 'WARNING|BUG:|kernel BUG|Call Trace|spurious|\blost\b|unstable|clocksource.*(skew|wrong)|TSC.*(unsync|fail)|Oops|panic'
 }

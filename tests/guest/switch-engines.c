@@ -108,6 +108,8 @@ static enum kernel_irqchip irqchip_of(const char *name)
 {
     if (!name || !strcmp(name, "auto"))
         return KERNEL_IRQCHIP_AUTO;
+    if (!strcmp(name, "kernel"))
+        return KERNEL_IRQCHIP_WHOLE;
     return strcmp(name, "none") ? KERNEL_IRQCHIP_SPLIT : KERNEL_IRQCHIP_NONE;
 }
 

@@ -52,7 +52,7 @@ for cpus in 1 2; do
 done
 if [ -n "${SWITCH_KVM:-}" ] && [ -w /dev/kvm ]; then
     APPEND=nosoftlockup # a KVM that emulates, on a busy host
-    for irqchip in none split; do
+    for irqchip in none split kernel; do
         export SWITCH_IRQCHIP=$irqchip
         for cpus in 1 2; do
             echo "irqchip=$irqchip:"

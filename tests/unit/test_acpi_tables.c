@@ -185,7 +185,7 @@ static void mp_table_counts_its_entries(void **state)
     u32 i, len;
     unsigned entries = 0, processors = 0;
 
-    mptable_build(&t, MAP_MPTABLE, 16, 0, 0);
+    mptable_build(&t, MAP_MPTABLE, 16, 0, 0, 0x20);
     assert_memory_equal(t.image, "_MP_", 4);
     assert_int_equal(sum(t.image, 16), 0);
     table = t.image + get_le32(t.image + 4) - MAP_MPTABLE;

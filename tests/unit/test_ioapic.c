@@ -246,6 +246,20 @@ static void message_that_nobody_took_is_tried_again(void **state)
     assert_int_equal(t->last.vector, 0x42);
 }
 
+static void an_82093aa_has_no_eoi_register(void **state)
+{
+    struct fixture *t = *state;
+
+    t->io.version = IOAPIC_VERSION_82093AA;
+    assert_int_equal(reg_read(t, 1), 23 << 16 | 0x11);
+    redir(t, 16, 0x8041);
+    ioapic_set_pin(&t->io, 16, true);
+    memory_mmio_write(&t->memory, 0xfec00040, 0x41, 4);
+    assert_int_equal(t->sent, 1);
+    ioapic_eoi(&t->io, 0x41);
+    assert_int_equal(t->sent, 2);
+}
+
 static void pins_out_of_range_are_ignored(void **state)
 {
     struct fixture *t = *state;
@@ -312,6 +326,7 @@ int main(void)
         T(switching_to_edge_drops_remote_irr),
         T(status_bits_cannot_be_written),
         T(message_that_nobody_took_is_tried_again),
+        T(an_82093aa_has_no_eoi_register),
         T(pins_out_of_range_are_ignored),
         T(state_round_trip),
         T(odd_accesses_are_harmless),

@@ -243,7 +243,7 @@ static void a_moved_tsc_moves_the_deadline(void **state)
 /* What such chips were told last. */
 static struct {
     struct kernel_chips chips;
-    unsigned messages, level_pin;
+    unsigned messages, level_pin, lines;
     u64 addr, level_addr;
     u32 data, level_data;
 } kernel;
@@ -264,6 +264,13 @@ static void kernel_level_pin(struct kernel_chips *k, unsigned pin, u64 addr, u32
     kernel.level_data = data;
 }
 
+static void kernel_set_gsi(struct kernel_chips *k, unsigned gsi, bool level)
+{
+    kernel.lines++;
+    kernel.addr = gsi << 1 | level;
+}
+
+static const struct kernel_chips_ops whole_ops = {.message = kernel_message, .set_gsi = kernel_set_gsi};
 static const struct kernel_chips_ops kernel_ops = {.message = kernel_message, .level_pin = kernel_level_pin};
 
 static void set_kernel(struct fixture *t, bool on)
@@ -273,6 +280,27 @@ static void set_kernel(struct fixture *t, bool on)
         kernel.chips.ops = &kernel_ops;
     }
     chip(t)->ops->set_kernel(chip(t), on ? &kernel.chips : NULL);
+}
+
+/* A kernel that has all chips: what moved to it, and back again. */
+static void set_whole_kernel(struct fixture *t, struct chips_image *image)
+{
+    chip(t)->ops->get_chips(chip(t), image);
+    set_kernel(t, true);
+    kernel.chips.ops = &whole_ops;
+    chip(t)->ops->set_kernel(chip(t), &kernel.chips);
+}
+
+static void leave_whole_kernel(struct fixture *t, const struct chips_image *image)
+{
+    struct apic_image apic[CPUS];
+
+    for (unsigned i = 0; i < CPUS; i++)
+        chip(t)->ops->get_apic(chip(t), t->vm.vcpus[i], &apic[i]);
+    set_kernel(t, false);
+    for (unsigned i = 0; i < CPUS; i++)
+        chip(t)->ops->put_apic(chip(t), t->vm.vcpus[i], &apic[i]);
+    chip(t)->ops->put_chips(chip(t), image);
 }
 
 static void messages_go_to_apics_in_the_kernel(void **state)
@@ -394,6 +422,128 @@ static void an_x2apic_moves_with_its_deadline(void **state)
     assert_int_equal(value, 1);
 }
 
+static void a_whole_kernel_hears_changes_of_lines(void **state)
+{
+    struct fixture *t = *state;
+    struct chips_image image;
+
+    init_pics(t);
+    ioapic_entry(t, 5, 0x45);
+    set_gsi(t, 4, true);
+    set_whole_kernel(t, &image);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+    set_gsi(t, 4, true); /* as it was */
+    assert_int_equal(kernel.lines, 0);
+    set_gsi(t, 5, true);
+    assert_int_equal(kernel.addr, 5 << 1 | 1);
+    set_gsi(t, 5, true);
+    set_gsi(t, 0, true);
+    assert_int_equal(kernel.addr, 1);
+    set_gsi(t, 20, true);
+    assert_int_equal(kernel.addr, 20 << 1 | 1);
+    set_gsi(t, 4, false);
+    assert_int_equal(kernel.addr, 4 << 1);
+    set_gsi(t, 200, true);
+    assert_int_equal(kernel.lines, 4);
+    assert_int_equal(kernel.messages, 0);
+    assert_int_equal(t->chip.pic.chip[0].lines, 0x21);
+    assert_int_equal(t->chip.ioapic.lines, 1 << 20 | 1 << 5 | 1 << 2);
+    assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
+}
+
+static void the_8259s_move_to_a_kernel_and_back(void **state)
+{
+    struct fixture *t = *state;
+    struct chips_image image, again;
+
+    init_pics(t);
+    memory_pio_write(&t->memory, 0x4d1, 0x08, 1); /* 11 is level-triggered */
+    memory_pio_write(&t->memory, 0x20, 0xc3, 1);  /* 3 has the lowest priority */
+    memory_pio_write(&t->memory, 0xa1, 0x40, 1);
+    set_gsi(t, 12, true);
+    assert_int_equal(ack(t, 0), 0x3c);
+    set_gsi(t, 6, true);
+    set_gsi(t, 11, true);
+    set_whole_kernel(t, &image);
+    assert_int_equal(image.pic[0].base, 0x30);
+    assert_int_equal(image.pic[0].highest, 4);
+    assert_int_equal(image.pic[0].irr, 0x44);
+    assert_int_equal(image.pic[0].isr, 0x04);
+    assert_int_equal(image.pic[1].isr, 0x10);
+    assert_int_equal(image.pic[1].imr, 0x40);
+    assert_int_equal(image.pic[1].elcr, 0x08);
+    assert_int_equal(image.pic[1].lines, 0x18);
+    assert_true(image.pic[0].icw4);
+    leave_whole_kernel(t, &image);
+    chip(t)->ops->get_chips(chip(t), &again);
+    assert_memory_equal(image.pic, again.pic, sizeof image.pic);
+    assert_int_equal(ack(t, 0), 0x36);
+}
+
+/* The guest has ended a level-triggered interrupt meanwhile, and its line fell and another one rose. */
+static void levels_are_those_of_the_lines_after_a_kernel(void **state)
+{
+    struct fixture *t = *state;
+    struct chips_image image;
+
+    init_pics(t);
+    memory_pio_write(&t->memory, 0x4d1, 0x0c, 1);
+    apic_set(t, 0, APIC_SVR, 0x1ff);
+    apic_set(t, 0, APIC_LVT_LINT0, APIC_LVT_MASKED);
+    ioapic_entry(t, 16, 0x8051);
+    ioapic_entry(t, 17, 0x8052);
+    set_gsi(t, 10, true);
+    set_gsi(t, 16, true);
+    assert_int_equal(ack(t, 0), 0x51);
+    set_whole_kernel(t, &image);
+    assert_int_equal(image.asserted, 1 << 16);
+    assert_int_equal(image.redir[16], 0xc051);
+    set_gsi(t, 10, false);
+    set_gsi(t, 11, true);
+    set_gsi(t, 16, false);
+    set_gsi(t, 17, true);
+    image.redir[16] &= ~IOAPIC_REMOTE_IRR;
+    leave_whole_kernel(t, &image);
+    assert_int_equal(t->chip.pic.chip[1].irr, 0x08);
+    assert_int_equal(ack(t, 0), -1); /* 0x51 is still in service */
+    apic_set(t, 0, APIC_EOI, 0);
+    assert_int_equal(ack(t, 0), 0x52);
+    apic_set(t, 0, APIC_EOI, 0); /* still asserted */
+    assert_int_equal(ack(t, 0), 0x52);
+}
+
+/* What was a rise of INTR is none again, and what it asks for is not forgotten. */
+static void intr_is_no_edge_after_a_kernel(void **state)
+{
+    struct fixture *t = *state;
+    struct chips_image image;
+
+    init_pics(t);
+    apic_set(t, 1, APIC_SVR, 0x1ff);
+    apic_set(t, 1, APIC_LVT_LINT0, 0x61); /* fixed */
+    set_whole_kernel(t, &image);
+    set_gsi(t, 4, true);
+    image.pic[0].irr |= 0x10;
+    leave_whole_kernel(t, &image);
+    assert_int_equal(ack(t, 1), -1);
+    assert_true(requested(t, 0, VCPU_REQ_INTERRUPT));
+    assert_int_equal(ack(t, 0), 0x34);
+}
+
+static void chips_like_a_kernel_s_tell_every_apic_s_end(void **state)
+{
+    struct fixture *t = *state;
+
+    soft_irqchip_release(&t->chip);
+    t->vm.kernel_irqchip = KERNEL_IRQCHIP_WHOLE;
+    assert_int_equal(soft_irqchip_init(&t->chip, &t->vm, NULL), 0);
+    memory_mmio_write(&t->memory, 0xfec00000, 1, 4);
+    assert_int_equal(memory_mmio_read(&t->memory, 0xfec00010, 4), 0x170011);
+    apic_set(t, 0, APIC_SVR, 0x11ff);
+    assert_int_equal(chip(t)->ops->apic_read(chip(t), t->vm.vcpus[0], APIC_SVR), 0x1ff);
+    assert_int_equal(chip(t)->ops->apic_read(chip(t), t->vm.vcpus[0], APIC_VERSION) >> 24, 0);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -415,6 +565,11 @@ int main(void)
         T(pics_ask_for_themselves_beside_a_kernel),
         T(an_apic_moves_to_a_kernel_and_back),
         T(an_x2apic_moves_with_its_deadline),
+        T(a_whole_kernel_hears_changes_of_lines),
+        T(the_8259s_move_to_a_kernel_and_back),
+        T(levels_are_those_of_the_lines_after_a_kernel),
+        T(intr_is_no_edge_after_a_kernel),
+        T(chips_like_a_kernel_s_tell_every_apic_s_end),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -246,6 +246,44 @@ static void an_nmi_in_delivery_has_not_blocked_others_yet(void **ctx)
     free(s);
 }
 
+/* Each of the three chips there and back; a flag is 0 or 1 in the kernel's structs. */
+static void shared_chips_survive(void **ctx)
+{
+    struct chips_image a = {.select = 0x2a, .id = 5, .asserted = 0x10001}, b = {.select = 0};
+    for (unsigned n = 0; n < 2; n++)
+        a.pic[n] = (struct pic_image){.lines = 0x11,
+                                      .irr = 0x22,
+                                      .imr = 0x44,
+                                      .isr = 0x88,
+                                      .base = (u8)(0x30 + 8 * n),
+                                      .highest = 3,
+                                      .init_step = (u8)n,
+                                      .icw4 = true,
+                                      .read_isr = n,
+                                      .poll = !n,
+                                      .special_mask = n,
+                                      .auto_eoi = !n,
+                                      .rotate_auto_eoi = n,
+                                      .nested_specially = !n,
+                                      .elcr = 0x08};
+    for (unsigned pin = 0; pin < IRQCHIP_PINS; pin++)
+        a.redir[pin] = (u64)pin << 56 | 0xc031 | pin;
+    for (u32 id = 0; id < 3; id++) {
+        struct kvm_irqchip chip = {.chip_id = id};
+        kvm_chip_from_image(&chip, &a);
+        if (id < 2)
+            assert_int_equal(chip.chip.pic.elcr_mask, id ? 0xde : 0xf8);
+        else
+            assert_int_equal(chip.chip.ioapic.base_address, 0xfec00000);
+        kvm_chip_to_image(&chip, &b);
+    }
+    assert_memory_equal(a.pic, b.pic, sizeof a.pic);
+    assert_memory_equal(a.redir, b.redir, sizeof a.redir);
+    assert_int_equal(b.select, 0x2a);
+    assert_int_equal(b.id, 5);
+    assert_int_equal(b.asserted, 0x10001);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +297,7 @@ int main(void)
         cmocka_unit_test(a_debug_trap_that_is_due_becomes_one_in_delivery),
         cmocka_unit_test(a_software_interrupt_in_delivery_is_executed_again),
         cmocka_unit_test(an_nmi_in_delivery_has_not_blocked_others_yet),
+        cmocka_unit_test(shared_chips_survive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
