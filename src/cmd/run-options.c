@@ -63,7 +63,7 @@ static int set_engine(void *target, char *text, struct error *err)
 {
     struct engine_options {
         const char *irqchip;
-        bool ioeventfd;
+        bool ioeventfd, irqfd;
     } e = {.irqchip = "auto"};
     static const struct option list[] = {
         {.name = "irqchip",
@@ -72,6 +72,7 @@ static int set_engine(void *target, char *text, struct error *err)
          .choices = "auto|none|split|kernel",
          .offset = offsetof(struct engine_options, irqchip)},
         {.name = "ioeventfd", .kind = OPTION_FLAG, .offset = offsetof(struct engine_options, ioeventfd)},
+        {.name = "irqfd", .kind = OPTION_FLAG, .offset = offsetof(struct engine_options, irqfd)},
         OPTION_LIST_END,
     };
     struct run_options *o = target;
@@ -80,6 +81,7 @@ static int set_engine(void *target, char *text, struct error *err)
 
     o->engine = name;
     o->pc.ioeventfd = e.ioeventfd;
+    o->pc.irqfd = e.irqfd;
     o->pc.irqchip = !strcmp(e.irqchip, "none")     ? KERNEL_IRQCHIP_NONE
                     : !strcmp(e.irqchip, "split")  ? KERNEL_IRQCHIP_SPLIT
                     : !strcmp(e.irqchip, "kernel") ? KERNEL_IRQCHIP_WHOLE
@@ -161,7 +163,8 @@ static const struct option run_list[] = {
      .arg = "NAME",
      .help = "how guest code runs: auto (default), kvm, translate, interpret;\n"
              ",irqchip=auto|none|split|kernel: interrupt controllers in the kernel, for kvm;\n"
-             ",ioeventfd: doorbells of virtio devices without exits, for kvm",
+             ",ioeventfd: doorbells of virtio devices without exits, for kvm;\n"
+             ",irqfd: their interrupts by eventfd, to controllers in the kernel",
      .kind = OPTION_CALL,
      .set = set_engine},
     {.name = "cpus",

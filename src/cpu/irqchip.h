@@ -20,6 +20,7 @@
 #define IRQCHIP_PINS 24 /* of the I/O APIC */
 
 struct irqchip;
+struct msi_line;
 struct vcpu;
 
 /* A local APIC on its way to or from a kernel. Registers stand at their offset in its page. */
@@ -64,6 +65,14 @@ struct kernel_chips_ops {
      */
     void (*level_pin)(struct kernel_chips *k, unsigned pin, u64 addr, u32 data);
 
+    /*
+     * A shorter way for a message that a device sends often: an eventfd, or -1 where there is none. close()
+     * returns when what was written before is done. Closed in any order, before irqchip_ops.set_kernel(NULL)
+     * returns.
+     */
+    int (*open)(struct kernel_chips *k, u64 addr, u32 data);
+    void (*close)(struct kernel_chips *k, int fd);
+
     /* The level of a line changed. NULL: the I/O APIC and the 8259s are not the kernel's. */
     void (*set_gsi)(struct kernel_chips *k, unsigned gsi, bool level);
 };
@@ -77,6 +86,9 @@ struct irqchip_ops {
 
     /* A write of @data to the MSI address @addr (SDM vol. 3, 11.11). */
     void (*send_msi)(struct irqchip *chip, u64 addr, u32 data);
+
+    /* Such a message (hw/irq.h) was allowed, changed or forbidden by the guest. */
+    void (*msi_line)(struct irqchip *chip, struct msi_line *l);
 
     /*
      * Software engines only (NULL in kernel chips). ack: the vector to deliver now, which becomes in

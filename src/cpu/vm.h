@@ -41,6 +41,7 @@ struct vm {
     const struct cpuid_table *cpuid;
     const struct rescue_ops *rescue; /* NULL: none */
     enum kernel_irqchip kernel_irqchip;
+    bool irqfd;     /* messages of devices to chips in the kernel go by eventfd */
     bool ioeventfd; /* doorbells of devices are no exits, where the engine can */
     struct event_loop *loop;
     struct vclock clock;

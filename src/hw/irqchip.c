@@ -130,6 +130,33 @@ static void soft_send_msi(struct irqchip *chip, u64 addr, u32 data)
         log_guest("message signalled interrupt to 0x%llx, which is no APIC", (unsigned long long)addr);
 }
 
+static void open_line(struct irqchip *chip, struct msi_line *l)
+{
+    struct kernel_chips *k = chip->kernel;
+
+    if (k && k->ops->open)
+        l->fd = k->ops->open(k, l->addr, l->data);
+}
+
+static void close_line(struct irqchip *chip, struct msi_line *l)
+{
+    int fd = l->fd;
+
+    l->fd = -1;
+    if (fd >= 0)
+        chip->kernel->ops->close(chip->kernel, fd);
+}
+
+static void soft_msi_line(struct irqchip *chip, struct msi_line *l)
+{
+    close_line(chip, l);
+    list_remove(&l->link);
+    if (!l->on)
+        return;
+    list_push_back(&soft(chip)->lines, &l->link);
+    open_line(chip, l);
+}
+
 static bool ioapic_sends(void *owner, const struct apic_message *m)
 {
     struct soft_irqchip *s = owner;
@@ -259,8 +286,13 @@ static void soft_set_kernel(struct irqchip *chip, struct kernel_chips *k)
 {
     struct soft_irqchip *s = soft(chip);
     bool intr = pic_pending(&s->pic);
+    struct msi_line *l;
 
+    list_for_each (l, &s->lines, link)
+        close_line(chip, l);
     chip->kernel = k;
+    list_for_each (l, &s->lines, link)
+        open_line(chip, l);
     for (unsigned i = 0; k && i < s->apics.count; i++)
         apic_suspend(&s->apics.apic[i]);
     s->apics.lint[0] = intr && !k; /* no edge: put_apic() looks at the level */
@@ -317,6 +349,7 @@ static void soft_eoi(struct irqchip *chip, u8 vector)
 static const struct irqchip_ops soft_ops = {
     .set_gsi = soft_set_gsi,
     .send_msi = soft_send_msi,
+    .msi_line = soft_msi_line,
     .ack = soft_ack,
     .get_cr8 = soft_get_cr8,
     .set_cr8 = soft_set_cr8,
@@ -359,6 +392,7 @@ int soft_irqchip_init(struct soft_irqchip *s, struct vm *vm, struct error *err)
 
     memset(s, 0, sizeof *s);
     s->chip.ops = &soft_ops;
+    list_init(&s->lines);
     s->vm = vm;
     r = apic_set_init(&s->apics, &config, err);
     if (r)
@@ -407,7 +441,14 @@ static void chip_send_msi(void *owner, u64 addr, u32 data)
     chip->ops->send_msi(chip, addr, data);
 }
 
+static void chip_line_changed(void *owner, struct msi_line *l)
+{
+    struct irqchip *chip = owner;
+
+    chip->ops->msi_line(chip, l);
+}
+
 struct msi_sink irqchip_msi(struct irqchip *chip)
 {
-    return (struct msi_sink){.send = chip_send_msi, .owner = chip};
+    return (struct msi_sink){.send = chip_send_msi, .line_changed = chip_line_changed, .owner = chip};
 }

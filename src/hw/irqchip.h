@@ -25,6 +25,7 @@ struct soft_irqchip {
     struct pic pic;
     struct ioapic ioapic;
     struct apic_set apics;
+    struct list lines; /* messages that devices may send: msi_line.link */
 };
 
 /*

@@ -11,6 +11,7 @@
 #include "hw/pci.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "base/log.h"
 
@@ -266,21 +267,44 @@ bool pci_msix_enabled(const struct pci_function *f)
     return f->msix_count && (msix_control(f) & MSIX_CONTROL_ENABLE);
 }
 
+static void msix_send(const struct pci_function *f, const struct msi_line *l)
+{
+    const u64 once = 1;
+
+    if (l->fd < 0 || write(l->fd, &once, sizeof once) != (ssize_t)sizeof once)
+        msi_send(&f->bus->msi, l->addr, l->data);
+}
+
 static void msix_send_pending(struct pci_function *f)
 {
     unsigned n;
 
-    if (!f->msix_pending || !pci_msix_enabled(f) || (msix_control(f) & MSIX_CONTROL_MASK) ||
-        !pci_bus_master(f))
-        return;
+    for (n = 0; f->msix_pending && n < f->msix_count; n++) {
+        if (!(f->msix_pending & BIT(n)) || !f->msix_line[n].on)
+            continue;
+        f->msix_pending &= ~BIT(n);
+        msix_send(f, &f->msix_line[n]);
+    }
+}
+
+/* Tells the bus what the guest lets the device send. */
+static void msix_update_lines(struct pci_function *f)
+{
+    bool on = pci_msix_enabled(f) && !(msix_control(f) & MSIX_CONTROL_MASK) && pci_bus_master(f);
+    unsigned n;
+
     for (n = 0; n < f->msix_count; n++) {
         const struct pci_msix_entry *e = &f->msix[n];
 
-        if (!(f->msix_pending & BIT(n)) || (e->control & MSIX_ENTRY_MASK))
-            continue;
-        f->msix_pending &= ~BIT(n);
-        msi_send(&f->bus->msi, e->addr & ~3ull, e->data);
+        msi_line_set(&f->bus->msi, &f->msix_line[n], on && !(e->control & MSIX_ENTRY_MASK), e->addr & ~3ull,
+                     e->data);
     }
+}
+
+static void msix_changed(struct pci_function *f)
+{
+    msix_update_lines(f);
+    msix_send_pending(f);
 }
 
 void pci_msix_notify(struct pci_function *f, unsigned n)
@@ -341,7 +365,7 @@ static void msix_write(struct io_region *r, u64 offset, u64 value, unsigned size
         f->msix[at / MSIX_ENTRY_SIZE].addr &= ~3ull;
         f->msix[at / MSIX_ENTRY_SIZE].control &= MSIX_ENTRY_MASK;
     }
-    msix_send_pending(f);
+    msix_changed(f);
 }
 
 static const struct io_ops msix_ops = {.read = msix_read, .write = msix_write};
@@ -358,8 +382,10 @@ void pci_add_msix(struct pci_function *f, unsigned bar, unsigned count)
     put_le16(f->writable + cap + MSIX_CONTROL, MSIX_CONTROL_MASK | MSIX_CONTROL_ENABLE);
     put_le32(f->config + cap + MSIX_TABLE, bar);
     put_le32(f->config + cap + MSIX_PBA, MSIX_PBA_OFFSET | bar);
-    for (n = 0; n < count; n++)
+    for (n = 0; n < count; n++) {
         f->msix[n].control = MSIX_ENTRY_MASK;
+        msi_line_init(&f->msix_line[n]);
+    }
     io_region_init(&f->msix_region, "msix", &msix_ops, MSIX_REGION_SIZE);
     pci_add_bar(f, bar, &f->msix_region, false, false, false);
 }
@@ -420,8 +446,9 @@ static void config_changed(struct pci_function *f, unsigned offset, unsigned siz
     if (overlaps(offset, size, REG_COMMAND, 2) || overlaps(offset, size, REG_BAR0, 24))
         bus_update_mappings(f->bus, f);
     intx_update(f);
-    if (f->msix_count)
-        msix_send_pending(f);
+    if (f->msix_count &&
+        (overlaps(offset, size, REG_COMMAND, 2) || overlaps(offset, size, f->msix_cap + MSIX_CONTROL, 2)))
+        msix_changed(f);
     if (f->msi_cap)
         msi_send_pending(f);
 }
@@ -467,6 +494,7 @@ void pci_function_reset(struct pci_function *f)
         f->msix[n] = (struct pci_msix_entry){.control = MSIX_ENTRY_MASK};
     f->msix_pending = 0;
     f->msi_pending = 0;
+    msix_update_lines(f);
     f->intx_level = false;
     intx_update(f);
     bus_update_mappings(f->bus, f);
@@ -531,6 +559,8 @@ void pci_function_release(struct pci_function *f)
         return;
     f->intx_level = false;
     intx_update(f);
+    for (n = 0; n < f->msix_count; n++)
+        msi_line_set(&f->bus->msi, &f->msix_line[n], false, 0, 0);
     for (n = 0; n < 6; n++)
         if (f->bar[n].region)
             bar_unmap(f, f->bar[n].region);
@@ -579,6 +609,7 @@ static int function_post_load(void *object, unsigned version, struct error *err)
     f->msix_pending &= MASK(f->msix_count);
     bus_update_mappings(f->bus, f);
     intx_update(f);
+    msix_update_lines(f);
     return 0;
 }
 

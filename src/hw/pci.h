@@ -70,6 +70,7 @@ struct pci_function {
     u8 msix_cap;
     unsigned msix_count;
     struct pci_msix_entry msix[PCI_MSIX_MAX];
+    struct msi_line msix_line[PCI_MSIX_MAX]; /* entries as the bus knows them */
     u64 msix_pending;
     struct io_region msix_region; /* table at 0, PBA at 0x800: one 4 KiB BAR of its own */
     bool intx_level;              /* what the device drives */

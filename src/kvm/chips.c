@@ -14,7 +14,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "kvm/kvm-internal.h"
@@ -29,7 +31,7 @@ static struct kvm_vm *of(struct kernel_chips *c)
 /* --- routes --- */
 
 /* The kernel's table of what becomes of a numbered interrupt. */
-#define MAX_ROUTES (2 * IRQCHIP_PINS)
+#define MAX_ROUTES (2 * IRQCHIP_PINS + KVM_LINES)
 union routes {
     struct kvm_irq_routing table;
     u8 room[sizeof(struct kvm_irq_routing) + MAX_ROUTES * sizeof(struct kvm_irq_routing_entry)];
@@ -69,6 +71,12 @@ static void route_message(union routes *r, u32 gsi, u64 addr, u32 data)
     e->u.msi.data = data;
 }
 
+/* The first numbers are the I/O APIC's. */
+static u32 line_gsi(u32 line)
+{
+    return IRQCHIP_PINS + line;
+}
+
 static int set_routes(const struct kvm_vm *kvm, struct error *err)
 {
     union routes r = {.table = {.nr = 0}};
@@ -78,6 +86,9 @@ static int set_routes(const struct kvm_vm *kvm, struct error *err)
     for (u32 pin = 0; pin < IRQCHIP_PINS; pin++)
         if (kvm->pin[pin].data & MSI_LEVEL)
             route_message(&r, pin, kvm->pin[pin].addr, kvm->pin[pin].data);
+    for (u32 i = 0; i < KVM_LINES; i++)
+        if (kvm->line[i].used)
+            route_message(&r, line_gsi(i), kvm->line[i].addr, kvm->line[i].data);
     if (ioctl(kvm->fd, KVM_SET_GSI_ROUTING, &r.table) < 0)
         return error_set_errno(err, errno, "KVM does not take the routes of interrupts");
     return 0;
@@ -112,8 +123,64 @@ static void set_line(struct kernel_chips *c, unsigned gsi, bool level)
         log_guest("KVM does not take interrupt line %u", gsi);
 }
 
-static const struct kernel_chips_ops split_ops = {.message = message, .level_pin = level_pin};
-static const struct kernel_chips_ops all_ops = {.message = message, .set_gsi = set_line};
+/* --- messages with an eventfd --- */
+
+static int find_line(const struct kvm_vm *kvm, bool used, int fd)
+{
+    for (int i = 0; i < KVM_LINES; i++)
+        if (kvm->line[i].used == used && (!used || kvm->line[i].fd == fd))
+            return i;
+    return -1;
+}
+
+static int assign_line(const struct kvm_vm *kvm, int i, u32 flags)
+{
+    struct kvm_irqfd irqfd = {.fd = (u32)kvm->line[i].fd, .gsi = line_gsi((u32)i), .flags = flags};
+    return ioctl(kvm->fd, KVM_IRQFD, &irqfd);
+}
+
+static void forget_line(struct kvm_vm *kvm, int i)
+{
+    close(kvm->line[i].fd);
+    kvm->line[i].used = false;
+}
+
+/* What fails goes by message(). */
+static int open_line(struct kernel_chips *c, u64 addr, u32 data)
+{
+    struct kvm_vm *kvm = of(c);
+    struct error err;
+    int i = kvm->irqfd ? find_line(kvm, false, -1) : -1;
+    int fd = i < 0 ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    kvm->line[i].used = true;
+    kvm->line[i].fd = fd;
+    kvm->line[i].addr = addr;
+    kvm->line[i].data = data;
+    if (set_routes(kvm, &err) == 0 && assign_line(kvm, i, 0) == 0) {
+        trace(kvm, "message 0x%x to 0x%llx by eventfd", data, (unsigned long long)addr);
+        return fd;
+    }
+    forget_line(kvm, i);
+    return -1;
+}
+
+/* The kernel lets what is under way arrive first. The route stays until there is another change. */
+static void close_line(struct kernel_chips *c, int fd)
+{
+    struct kvm_vm *kvm = of(c);
+    int i = find_line(kvm, true, fd);
+    if (i < 0)
+        return;
+    (void)assign_line(kvm, i, KVM_IRQFD_FLAG_DEASSIGN);
+    forget_line(kvm, i);
+}
+
+static const struct kernel_chips_ops split_ops = {
+    .message = message, .level_pin = level_pin, .open = open_line, .close = close_line};
+static const struct kernel_chips_ops all_ops = {
+    .message = message, .set_gsi = set_line, .open = open_line, .close = close_line};
 
 /* --- the choice --- */
 
@@ -158,6 +225,7 @@ int kvm_chips_choose(struct kvm_vm *kvm, const struct vm *vm, struct error *err)
                                all ? "" : "split ", all ? "split" : "none");
     kvm->apics = true;
     kvm->all_chips = all;
+    kvm->irqfd = vm->irqfd && has(kvm, KVM_CAP_IRQFD) && has(kvm, KVM_CAP_IRQ_ROUTING);
     kvm->chips.ops = all ? &all_ops : &split_ops;
     return all ? set_routes(kvm, err) : 0;
 }

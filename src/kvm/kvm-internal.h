@@ -43,6 +43,8 @@ struct kvm_host {
     bool has_arch_capabilities;
 };
 
+#define KVM_LINES 128 /* messages that have an eventfd; others go without */
+
 #define KVM_SLOTS 3 /* below and above the VGA window, and above 4 GiB */
 
 struct kvm_vm {
@@ -67,6 +69,13 @@ struct kvm_vm {
         u64 addr;
         u32 data;
     } pin[IRQCHIP_PINS]; /* of level-triggered ones, as the kernel knows them */
+    bool irqfd;
+    struct {
+        bool used;
+        int fd;
+        u64 addr;
+        u32 data;
+    } line[KVM_LINES]; /* messages with an eventfd of their own */
 };
 
 struct kvm_cpu {

@@ -63,6 +63,7 @@ static int vm_up(struct pc *pc, struct error *err)
     pc->vm.rescue = &interpret_rescue;
     pc->vm.kernel_irqchip = pc->config.irqchip;
     pc->vm.ioeventfd = pc->config.ioeventfd;
+    pc->vm.irqfd = pc->config.irqfd;
     event_loop_set_lock(pc->loop, &pc->vm.machine_lock);
     pc_lifecycle_init(pc);
     return 0;

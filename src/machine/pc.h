@@ -50,6 +50,7 @@ struct pc_config {
     const char *cpu_model;          /* see x86/cpuid.h */
     enum kernel_irqchip irqchip;    /* of engine kvm */
     bool ioeventfd;                 /* ... doorbells without exits */
+    bool irqfd;                     /* ... and interrupts by eventfd */
     unsigned cpus;
     u64 memory; /* bytes */
     bool no_acpi, no_rng;

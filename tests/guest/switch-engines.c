@@ -3,7 +3,7 @@
  * the guest makes of it is for the script that calls this. The status is the guest's, see cmd/commands.h.
  *
  * SWITCH_TRACE in the environment: trace categories; SWITCH_IRQCHIP: the interrupt controllers of KVM;
- * SWITCH_IOEVENTFD: doorbells without exits; SWITCH_DISK: a disk.
+ * SWITCH_IOEVENTFD: doorbells without exits; SWITCH_IRQFD: interrupts by eventfd; SWITCH_DISK: a disk.
  * usage: switch-engines ENGINE,ENGINE,... MILLISECONDS CPUS KERNEL INITRD COMMAND-LINE CONSOLE
  */
 #include <errno.h>
@@ -137,6 +137,7 @@ int main(int argc, char **argv)
                                .memory = 256u << 20,
                                .irqchip = irqchip_of(getenv("SWITCH_IRQCHIP")),
                                .ioeventfd = getenv("SWITCH_IOEVENTFD") != NULL,
+                               .irqfd = getenv("SWITCH_IRQFD") != NULL,
                                .no_reboot = true,
                                .console = argv[7]};
     if (getenv("SWITCH_DISK"))

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A disk and a source of random numbers work under KVM with interrupt controllers here and in the kernel, with
-# and without doorbells by eventfd, and with every way that an interrupt can take. The kernel boots under the translator and meets KVM when it is up; KVM is set
+# and without doorbells and interrupts by eventfd, and with every way that an interrupt can take. The kernel boots under the translator and meets KVM when it is up; KVM is set
 # up anew every four seconds.
 . "$(dirname "$0")/lib.sh"
 
@@ -17,7 +17,7 @@ exit 0' --module virtio_pci --module virtio_blk --module virtio_rng
 
 # devices WORDS-FOR-THE-KERNEL
 devices() {
-    local what="irqchip=$SWITCH_IRQCHIP${SWITCH_IOEVENTFD:+, doorbells by eventfd}${1:+, $1}"
+    local what="irqchip=$SWITCH_IRQCHIP${SWITCH_IOEVENTFD:+, doorbells by eventfd}${SWITCH_IRQFD:+, interrupts by eventfd}${1:+, $1}"
     rm -f "$LOG"
     "$SWITCH_ENGINES" translate,kvm,kvm,kvm,kvm,kvm,kvm,kvm 4000 1 "$GUEST/vmlinuz" "$WORK/initrd.img" \
         "console=ttyS0 nosoftlockup $1" "file:$LOG" >"$WORK/stdout" 2>"$WORK/stderr" </dev/null ||
@@ -33,6 +33,7 @@ for irqchip in none split kernel; do
     export SWITCH_IRQCHIP=$irqchip
     devices ''
     SWITCH_IOEVENTFD=1 devices ''
+    [ $irqchip = none ] || SWITCH_IRQFD=1 devices ''
     devices pci=nomsi # a level at the I/O APIC
     devices 'noapic pci=nomsi' # and at the 8259s
 done

@@ -244,6 +244,7 @@ static void a_moved_tsc_moves_the_deadline(void **state)
 static struct {
     struct kernel_chips chips;
     unsigned messages, level_pin, lines;
+    int opened, closed;
     u64 addr, level_addr;
     u32 data, level_data;
 } kernel;
@@ -270,7 +271,23 @@ static void kernel_set_gsi(struct kernel_chips *k, unsigned gsi, bool level)
     kernel.addr = gsi << 1 | level;
 }
 
-static const struct kernel_chips_ops whole_ops = {.message = kernel_message, .set_gsi = kernel_set_gsi};
+/* A number for each message, and none for 0x99. */
+static int kernel_open(struct kernel_chips *k, u64 addr, u32 data)
+{
+    if (data == 0x99)
+        return -1;
+    kernel.opened++;
+    return 1000 + (int)data;
+}
+
+static void kernel_close(struct kernel_chips *k, int fd)
+{
+    kernel.closed = fd;
+    kernel.opened--;
+}
+
+static const struct kernel_chips_ops whole_ops = {
+    .message = kernel_message, .set_gsi = kernel_set_gsi, .open = kernel_open, .close = kernel_close};
 static const struct kernel_chips_ops kernel_ops = {.message = kernel_message, .level_pin = kernel_level_pin};
 
 static void set_kernel(struct fixture *t, bool on)
@@ -530,6 +547,36 @@ static void intr_is_no_edge_after_a_kernel(void **state)
     assert_int_equal(ack(t, 0), 0x34);
 }
 
+static void messages_of_devices_have_a_way_while_a_kernel_gives_one(void **state)
+{
+    struct fixture *t = *state;
+    struct msi_sink sink = irqchip_msi(chip(t));
+    struct chips_image image;
+    struct msi_line a, b;
+
+    msi_line_init(&a);
+    msi_line_init(&b);
+    msi_line_set(&sink, &a, true, 0xfee00000, 0x51);
+    assert_int_equal(a.fd, -1);
+    set_whole_kernel(t, &image);
+    assert_int_equal(a.fd, 1000 + 0x51);
+    msi_line_set(&sink, &b, true, 0xfee00000, 0x52);
+    assert_int_equal(b.fd, 1000 + 0x52);
+    msi_line_set(&sink, &b, true, 0xfee00000, 0x53);
+    assert_int_equal(kernel.closed, 1000 + 0x52);
+    assert_int_equal(b.fd, 1000 + 0x53);
+    assert_int_equal(kernel.opened, 2);
+    msi_line_set(&sink, &b, true, 0xfee00000, 0x99);
+    assert_int_equal(b.fd, -1);
+    msi_line_set(&sink, &b, true, 0xfee00000, 0x54);
+    msi_line_set(&sink, &a, false, 0, 0);
+    assert_int_equal(a.fd, -1);
+    leave_whole_kernel(t, &image);
+    assert_int_equal(b.fd, -1);
+    assert_int_equal(kernel.opened, 0);
+    msi_line_set(&sink, &b, false, 0, 0);
+}
+
 static void chips_like_a_kernel_s_tell_every_apic_s_end(void **state)
 {
     struct fixture *t = *state;
@@ -569,6 +616,7 @@ int main(void)
         T(the_8259s_move_to_a_kernel_and_back),
         T(levels_are_those_of_the_lines_after_a_kernel),
         T(intr_is_no_edge_after_a_kernel),
+        T(messages_of_devices_have_a_way_while_a_kernel_gives_one),
         T(chips_like_a_kernel_s_tell_every_apic_s_end),
     };
 

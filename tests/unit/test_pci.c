@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -14,6 +15,9 @@
 #define SLOT 3
 
 struct fixture {
+    unsigned line_changes;
+    struct msi_line line; /* as it was told last */
+    int pipe[2];
     struct memory memory;
     struct pci_host host;
     struct pci_function f;
@@ -64,6 +68,16 @@ static void message(void *owner, u64 addr, u32 data)
     t->messages++;
     t->msi_addr = addr;
     t->msi_data = data;
+}
+
+/* A bus that gives each message a pipe. */
+static void line_changed(void *owner, struct msi_line *l)
+{
+    struct fixture *t = owner;
+
+    t->line_changes++;
+    t->line = *l;
+    l->fd = l->on ? t->pipe[1] : -1;
 }
 
 static void config_written(struct pci_function *f, unsigned offset, unsigned size)
@@ -568,6 +582,48 @@ static void no_message_without_bus_mastering(void **state)
     assert_int_equal(t->messages, 1);
 }
 
+static void a_bus_knows_which_messages_may_be_sent(void **state)
+{
+    struct fixture *t = *state;
+    u64 once;
+
+    assert_int_equal(pipe(t->pipe), 0);
+    t->host.bus.msi.line_changed = line_changed;
+    set_vector(t, 2, 0xfee01000, 0x4042, 0); /* not mapped yet: lost */
+    enable_msix(t);
+    assert_int_equal(t->line_changes, 0);
+    set_vector(t, 2, 0xfee01000, 0x4042, 0);
+    assert_int_equal(t->line_changes, 1);
+    assert_true(t->line.on);
+    assert_int_equal(t->line.addr, 0xfee01000);
+    assert_int_equal(t->line.data, 0x4042);
+    pci_msix_notify(&t->f, 2);
+    assert_int_equal(t->messages, 0);
+    assert_int_equal(read(t->pipe[0], &once, sizeof once), sizeof once);
+    assert_int_equal(once, 1);
+
+    memory_mmio_write(&t->memory, TABLE + 2 * 16 + 8, 0x4043, 4);
+    assert_int_equal(t->line_changes, 2);
+    assert_int_equal(t->line.data, 0x4043);
+    put(t, t->f.msix_cap + 2, 0xc000, 2); /* all are masked */
+    assert_int_equal(t->line_changes, 3);
+    assert_false(t->line.on);
+    pci_msix_notify(&t->f, 2);
+    put(t, t->f.msix_cap + 2, 0x8000, 2); /* what was pending goes the new way */
+    assert_int_equal(t->line_changes, 4);
+    assert_int_equal(t->messages, 0);
+    assert_int_equal(read(t->pipe[0], &once, sizeof once), sizeof once);
+
+    put(t, 0x04, 2, 2); /* no bus master */
+    assert_int_equal(t->line_changes, 5);
+    put(t, 0x04, 6, 2);
+    t->f.dev.reset(&t->f.dev);
+    assert_int_equal(t->line_changes, 7);
+    assert_false(t->line.on);
+    close(t->pipe[0]);
+    close(t->pipe[1]);
+}
+
 static void msix_vectors_out_of_range_are_ignored(void **state)
 {
     struct fixture *t = *state;
@@ -917,6 +973,7 @@ int main(void)
         T(masked_msix_vector_is_pending_until_unmasked),
         T(function_mask_holds_all_back),
         T(no_message_without_bus_mastering),
+        T(a_bus_knows_which_messages_may_be_sent),
         T(msix_vectors_out_of_range_are_ignored),
         T(disabled_msix_sends_nothing),
         T(msix_table_at_odd_sizes_and_places),
