@@ -10,8 +10,10 @@ initrd 'uname -r
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 exit 0'
 
-APPEND="nosoftlockup lpj=4000000 tsc=reliable cryptomgr.notests mitigations=off"
-APPEND+=" audit=0 random.trust_cpu=on clearcpuid=smap,cx16,erms,fsrm"
+# Not without SMAP: the CLAC at the beginning of each handler is where what such a KVM does to SYSCALL is mended
+# (docs/kvm.md, K9).
+APPEND="nosoftlockup lpj=4000000 tsc=reliable cryptomgr.notests mitigations=off panic=-1"
+APPEND+=" audit=0 random.trust_cpu=on clearcpuid=cx16,erms,fsrm"
 
 # What the kernel said, without times and numbers, each line once: threads print in another order. That a task
 # waits for long, the kernel says until the first program could tell it not to.
@@ -22,7 +24,7 @@ said() {
 }
 
 ENGINE=kvm,irqchip=none
-boot 7000 0 --stats --memory 256M
+boot 7000 0 --stats --memory 256M --no-reboot
 grep -E 'kvm_|insns|executed for KVM' "$WORK/stderr"
 expect '^6\.[0-9]+.*-cloud-amd64'
 expect 'script: status 0'
