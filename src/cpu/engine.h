@@ -49,7 +49,27 @@ enum vcpu_exit {
     VCPU_EXIT_REQUEST,      /* a bit of vcpu->requests wants attention */
     VCPU_EXIT_HALT,         /* HLT with nothing deliverable: sleep until a request */
     VCPU_EXIT_TRIPLE_FAULT, /* the guest died */
+    VCPU_EXIT_DEBUG,        /* what vcpu->debug asked for: vcpu->debug_hit */
     VCPU_EXIT_ERROR,        /* the host failed; vcpu->error says how */
+};
+
+/* What a debugger of the guest, of which the guest knows nothing, wants to hear of. */
+enum vcpu_break { VCPU_BREAK_EXEC, VCPU_BREAK_WRITE, VCPU_BREAK_ACCESS };
+#define VCPU_BREAKS 4
+struct vcpu_debug {
+    bool step;       /* each instruction, when it is done */
+    bool software;   /* INT3, before it is executed: then all of them are the debugger's */
+    unsigned breaks; /* and these, in linear addresses; EXEC before, the others after the instruction */
+    struct {
+        u64 addr;
+        enum vcpu_break kind;
+        unsigned len; /* 1, 2, 4 or 8; of EXEC 1 */
+    } at[VCPU_BREAKS];
+};
+struct vcpu_debug_hit {
+    u8 vector; /* X86_DB or X86_BP: what a debugger in the guest would have seen */
+    u64 rip;   /* linear: where the guest goes on */
+    u64 dr6;   /* which of them, for X86_DB */
 };
 
 struct engine_ops {
@@ -78,6 +98,9 @@ struct engine_ops {
     /* Brings vcpu->state up to date / adopts a changed vcpu->state. The vCPU is not in run(). */
     void (*sync)(struct vcpu *vcpu);
     void (*state_changed)(struct vcpu *vcpu);
+
+    /* vcpu->debug changed. The vCPU is not in run(). NULL: it knows no breakpoints. */
+    int (*debug_changed)(struct vcpu *vcpu, struct error *err);
 
     /*
      * Chips in the kernel (cpu/irqchip.h): vCPUs may run from now on; they are parked, until further notice.

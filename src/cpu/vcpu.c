@@ -140,6 +140,16 @@ static void engine_failed(struct vcpu *vcpu)
         vm_end_error(vm, &vcpu->error);
 }
 
+/* The request comes first: whoever is told may resume the VM at once. */
+static void debug_hit(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    if (!vm->debug_hit)
+        return;
+    vcpu_request(vcpu, VCPU_REQ_PAUSE);
+    vm->debug_hit(vm, vcpu);
+}
+
 static void serve_exit(struct vcpu *vcpu, enum vcpu_exit why, u32 seen_seq)
 {
     switch (why) {
@@ -152,6 +162,7 @@ static void serve_exit(struct vcpu *vcpu, enum vcpu_exit why, u32 seen_seq)
         trace(vcpu, "vcpu %u: triple fault", vcpu->index);
         vm_end(vcpu->vm, VM_END_TRIPLE_FAULT, 0);
         break;
+    case VCPU_EXIT_DEBUG: debug_hit(vcpu); break;
     case VCPU_EXIT_ERROR: engine_failed(vcpu); break;
     }
 }

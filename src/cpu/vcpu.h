@@ -41,6 +41,8 @@ struct vcpu {
     struct counters counters; /* written by its thread */
     struct tally rescued;     /* instructions for which another engine was asked; written by its thread */
     struct error error;       /* after VCPU_EXIT_ERROR */
+    struct vcpu_debug debug;  /* changes by vm_debug_vcpu() */
+    struct vcpu_debug_hit debug_hit; /* after VCPU_EXIT_DEBUG */
 
     /* private to steal.c */
     _Atomic int schedstat; /* what the host says of its thread; -1: nothing */

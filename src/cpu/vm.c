@@ -387,6 +387,31 @@ int vm_step_vcpu(struct vm *vm, unsigned index, unsigned count, enum vcpu_exit *
     return r;
 }
 
+/* Under life_lock, paused. A refusal changes nothing. */
+static int debug_vcpu(struct vcpu *vcpu, const struct vcpu_debug *debug, struct error *err)
+{
+    const struct engine_ops *engine = vcpu->vm->engine;
+    struct vcpu_debug before = vcpu->debug;
+    if (!engine->debug_changed)
+        return error_set(err, ENOTSUP, "engine %s has no breakpoints", engine->name);
+    vcpu->debug = *debug;
+    int r = atomic_load(&vcpu->started) ? engine->debug_changed(vcpu, err) : 0;
+    if (r < 0)
+        vcpu->debug = before;
+    return r;
+}
+
+int vm_debug_vcpu(struct vm *vm, unsigned index, const struct vcpu_debug *debug, struct error *err)
+{
+    BUG_ON(vcpu_current());
+    BUG_ON(index >= vm->vcpu_count || debug->breaks > VCPU_BREAKS);
+    lock_acquire(&vm->life_lock);
+    int r = vm->paused ? debug_vcpu(vm->vcpus[index], debug, err)
+                       : error_set(err, EINVAL, "cannot debug vCPU %u: the VM is not paused", index);
+    lock_drop(&vm->life_lock);
+    return r;
+}
+
 void vm_reset_vcpus(struct vm *vm)
 {
     lock_acquire(&vm->machine_lock);

@@ -63,6 +63,12 @@ struct vm {
      */
     bool (*engine_failed)(struct vm *vm, const struct error *why);
 
+    /*
+     * Called on a vCPU's thread, without locks, when what vm_debug_vcpu() asked for came (vcpu->debug_hit).
+     * The vCPU waits for vm_resume(), before which another thread calls vm_pause(). NULL: it goes on.
+     */
+    void (*debug_hit)(struct vm *vm, struct vcpu *vcpu);
+
     struct timer steal_timer; /* private to steal.c */
 
     /* private to vm.c and vcpu.c */
@@ -116,6 +122,13 @@ int vm_switch_engine(struct vm *vm, const struct engine_ops *engine, struct erro
  * as for vm_pause().
  */
 int vm_step_vcpu(struct vm *vm, unsigned index, unsigned count, enum vcpu_exit *why, struct error *err);
+
+/*
+ * Breakpoints in a vCPU of a paused VM; all zero takes them away. -ENOTSUP when its engine has none, or not
+ * these: then vm_step_vcpu() is what there is. They stay when the engine changes, and come back with one that
+ * has them. At a breakpoint of kind EXEC the vCPU would stop again: vm_step_vcpu() gets past it.
+ */
+int vm_debug_vcpu(struct vm *vm, unsigned index, const struct vcpu_debug *debug, struct error *err);
 
 /*
  * Back to power-on state for every vCPU and its interrupt controller, and an ended VM may run again.

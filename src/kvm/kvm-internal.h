@@ -95,6 +95,8 @@ struct kvm_cpu {
     struct kvm_dirty_gfn *ring; /* or NULL */
     u32 ring_next;
     void *rescue;
+    bool debugged;       /* the kernel was told of breakpoints */
+    int owed;            /* an exit to return that came at an inconvenient moment, or KVM_GO_ON */
     unsigned burst;      /* instructions of the next rescue */
     u64 exits_at_rescue; /* counter at the last one */
     _Atomic bool in_run; /* the thread is in or about to enter KVM_RUN */
@@ -200,7 +202,17 @@ void kvm_doorbells_detach(struct kvm_vm *kvm, struct vm *vm);
 /* Those that were rung. vCPUs are parked. */
 void kvm_doorbells_serve(struct kvm_vm *kvm, struct vm *vm);
 
+/* --- debug.c --- */
+
+/* -EINVAL for what no processor has. */
+int kvm_debug_from(struct kvm_guest_debug *g, const struct vcpu_debug *d);
+/* engine_ops.debug_changed */
+int kvm_set_debug(struct kvm_cpu *k, struct error *err);
+void kvm_debug_hit(struct kvm_cpu *k, u8 vector, u64 rip, u64 dr6);
+
 /* --- run.c --- */
+
+#define KVM_GO_ON (-1) /* instead of an enum vcpu_exit */
 
 enum vcpu_exit kvm_cpu_run(struct kvm_cpu *k);
 void kvm_cpu_kick(struct kvm_cpu *k);

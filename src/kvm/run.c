@@ -32,7 +32,7 @@
 #define KICK_SIGNAL (SIGRTMIN + 3)
 #define RESCUE_MAX 64
 #define RESCUE_SOON 4 /* exits */
-#define GO_ON (-1)    /* instead of an enum vcpu_exit */
+#define GO_ON KVM_GO_ON
 
 /* --- kicks --- */
 
@@ -163,6 +163,27 @@ static void trace_rescue(const struct kvm_cpu *k)
           run->exit_reason, run->internal.suberror, text);
 }
 
+/* The bytes of the instruction in front of which KVM stopped. They are shown by Linux 5.15 and later. */
+static bool stopped_at_int3(const struct kvm_run *run)
+{
+    return run->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
+           run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && run->emulation_failure.ndata >= 3 &&
+           (run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) &&
+           run->emulation_failure.insn_size && run->emulation_failure.insn_bytes[0] == 0xcc;
+}
+
+static u64 linear_rip(const struct x86_state *s)
+{
+    return x86_code64(s) ? s->rip : (u32)(s->rip + s->seg[X86_CS].base);
+}
+
+/* How many instructions another engine is to execute. The interpreter does not reach APICs in the kernel. */
+static unsigned next_burst(const struct kvm_cpu *k)
+{
+    bool soon = k->vcpu->counters.kvm_exits - k->exits_at_rescue <= RESCUE_SOON;
+    return soon && !k->kvm->apics && !k->debugged ? MIN(k->burst * 2, (unsigned)RESCUE_MAX) : 1;
+}
+
 /* KVM stopped in front of an instruction that it cannot do. */
 static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
 {
@@ -172,13 +193,15 @@ static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
         return broken(k, what, detail);
     if (kvm_fetch_state(k) != 0)
         return VCPU_EXIT_ERROR;
+    if (vcpu->debug.software && stopped_at_int3(k->run)) {
+        kvm_debug_hit(k, X86_BP, linear_rip(&vcpu->state), 0);
+        return VCPU_EXIT_DEBUG;
+    }
     if (!k->kvm->exits_on_failure && vcpu->state.exception_vector == X86_UD)
         vcpu->state.exception_pending = 0; /* KVM's own comment on the failure */
     if (!k->rescue && !(k->rescue = ops->attach(vcpu, &vcpu->error)))
         return VCPU_EXIT_ERROR;
-    bool soon = vcpu->counters.kvm_exits - k->exits_at_rescue <= RESCUE_SOON;
-    /* The interpreter does not reach APICs in the kernel. */
-    k->burst = soon && !k->kvm->apics ? MIN(k->burst * 2, (unsigned)RESCUE_MAX) : 1;
+    k->burst = next_burst(k);
     k->exits_at_rescue = vcpu->counters.kvm_exits;
     vcpu->counters.kvm_rescues++;
     trace_rescue(k);
@@ -186,7 +209,18 @@ static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
     k->tsc_known = false;      /* it may have written the TSC */
     if (why == VCPU_EXIT_HALT) /* seen by the loop */
         vcpu->state.mp_state = VCPU_MP_HALTED;
+    if (vcpu->debug.step && why == VCPU_EXIT_REQUEST) {
+        kvm_debug_hit(k, X86_DB, linear_rip(&vcpu->state), X86_DR6_BS);
+        return VCPU_EXIT_DEBUG;
+    }
     return why == VCPU_EXIT_REQUEST || why == VCPU_EXIT_HALT ? GO_ON : (int)why;
+}
+
+static int serve_debug(struct kvm_cpu *k)
+{
+    const struct kvm_debug_exit_arch *d = &k->run->debug.arch;
+    kvm_debug_hit(k, (u8)d->exception, d->pc, d->dr6);
+    return VCPU_EXIT_DEBUG;
 }
 
 static int serve_exit(struct kvm_cpu *k)
@@ -203,6 +237,7 @@ static int serve_exit(struct kvm_cpu *k)
     case KVM_EXIT_INTR: return GO_ON;
     case KVM_EXIT_IOAPIC_EOI: serve_eoi(k); return GO_ON;
     case KVM_EXIT_DIRTY_RING_FULL: kvm_dirty_harvest(k->kvm); return GO_ON;
+    case KVM_EXIT_DEBUG: return serve_debug(k);
     case KVM_EXIT_SHUTDOWN: return VCPU_EXIT_TRIPLE_FAULT;
     case KVM_EXIT_INTERNAL_ERROR: return rescue(k, "internal error", run->internal.suberror);
     case KVM_EXIT_FAIL_ENTRY:
@@ -253,7 +288,10 @@ static int enter(struct kvm_cpu *k)
     return error_set_errno(&k->vcpu->error, code, "KVM does not run vCPU %u", k->vcpu->index);
 }
 
-/* Its second half may be an exit of its own: an access that spans two pages, the rest of a repeated one. */
+/*
+ * Its second half may be an exit of its own: an access that spans two pages, the rest of a repeated one. When
+ * that is one that the vCPU's thread must hear of, it does so the next time that it runs.
+ */
 int kvm_finish(struct kvm_cpu *k)
 {
     while (k->unfinished) {
@@ -267,6 +305,8 @@ int kvm_finish(struct kvm_cpu *k)
         r = serve_exit(k);
         if (r == VCPU_EXIT_ERROR)
             return -EIO;
+        if (r != GO_ON)
+            k->owed = r;
     }
     return 0;
 }
@@ -352,7 +392,11 @@ static int one_round(struct kvm_cpu *k)
 {
     struct vcpu *vcpu = k->vcpu;
     u32 requests = vcpu_requests(vcpu);
+    int owed = k->owed;
 
+    k->owed = GO_ON;
+    if (owed != GO_ON)
+        return owed;
     if (requests & VCPU_REQ_LEAVE)
         return kvm_finish(k) ? VCPU_EXIT_ERROR : VCPU_EXIT_REQUEST;
     if (requests & VCPU_REQ_FLUSH_TLB)

@@ -287,7 +287,11 @@ static int cpu_open(struct kvm_cpu *k, struct error *err)
         return error_set_errno(err, errno, "cannot map vCPU %u", k->vcpu->index);
     }
     int r = kvm_dirty_map_ring(k, err);
-    return r ? r : kvm_set_cpuid(k, err);
+    if (!r)
+        r = kvm_set_cpuid(k, err);
+    if (!r && kvm_set_debug(k, err) < 0)
+        log_error("vCPU %u goes on without its breakpoints: %s", k->vcpu->index, err->text);
+    return r;
 }
 
 static int cpu_init(struct vcpu *vcpu, struct error *err)
@@ -295,8 +299,13 @@ static int cpu_init(struct vcpu *vcpu, struct error *err)
     struct kvm_cpu *k = calloc(1, sizeof *k);
     if (!k)
         return error_set_errno(err, ENOMEM, "cannot create vCPU %u", vcpu->index);
-    *k = (struct kvm_cpu){
-        .vcpu = vcpu, .kvm = vcpu->vm->engine_data, .fd = -1, .ours = true, .cr8_stale = true, .burst = 1};
+    *k = (struct kvm_cpu){.vcpu = vcpu,
+                          .kvm = vcpu->vm->engine_data,
+                          .fd = -1,
+                          .ours = true,
+                          .cr8_stale = true,
+                          .burst = 1,
+                          .owed = KVM_GO_ON};
     vcpu->engine_data = k;
     int r = cpu_open(k, err);
     if (r)
@@ -329,6 +338,12 @@ static void state_changed(struct vcpu *vcpu)
     k->ours = true;
     k->cr8_stale = true;
     k->tsc_known = false;
+    k->owed = KVM_GO_ON; /* that was of the state before */
+}
+
+static int debug_changed(struct vcpu *vcpu, struct error *err)
+{
+    return kvm_set_debug(vcpu->engine_data, err);
 }
 
 /* The kernel follows changes of memory slots by itself, and caches nothing of RAM's content. */
@@ -345,6 +360,7 @@ const struct engine_ops kvm_engine = {
     .kick = kick,
     .sync = sync_state,
     .state_changed = state_changed,
+    .debug_changed = debug_changed,
     .resume = kvm_chips_take,
     .park = park,
     .flush_tlb = flush_tlb,
