@@ -210,6 +210,12 @@ int kvm_debug_from(struct kvm_guest_debug *g, const struct vcpu_debug *d);
 int kvm_set_debug(struct kvm_cpu *k, struct error *err);
 void kvm_debug_hit(struct kvm_cpu *k, u8 vector, u64 rip, u64 dr6);
 
+/* --- entry.c --- */
+
+/* The rule of VT-x that a guest with these registers would break, or NULL. */
+const char *kvm_entry_fault(const struct kvm_regs *r, const struct kvm_sregs *s,
+                            const struct kvm_vcpu_events *e);
+
 /* --- run.c --- */
 
 #define KVM_GO_ON (-1) /* instead of an enum vcpu_exit */

@@ -223,6 +223,22 @@ static int serve_debug(struct kvm_cpu *k)
     return VCPU_EXIT_DEBUG;
 }
 
+/* Another engine leads to a state that can be entered, or the guest goes on there. */
+static int entry_failed(struct kvm_cpu *k)
+{
+    u64 reason = k->run->fail_entry.hardware_entry_failure_reason;
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    struct kvm_vcpu_events events;
+    if (ioctl(k->fd, KVM_GET_REGS, &regs) == 0 && ioctl(k->fd, KVM_GET_SREGS, &sregs) == 0 &&
+        ioctl(k->fd, KVM_GET_VCPU_EVENTS, &events) == 0) {
+        const char *why = kvm_entry_fault(&regs, &sregs, &events);
+        log_guest("vCPU %u: KVM could not enter at 0x%" PRIx64 " (0x%" PRIx64 "): %s", k->vcpu->index,
+                  (u64)regs.rip, reason, why ? why : "for no known reason");
+    }
+    return rescue(k, "it could not enter the guest", reason);
+}
+
 static int serve_exit(struct kvm_cpu *k)
 {
     const struct kvm_run *run = k->run;
@@ -240,8 +256,7 @@ static int serve_exit(struct kvm_cpu *k)
     case KVM_EXIT_DEBUG: return serve_debug(k);
     case KVM_EXIT_SHUTDOWN: return VCPU_EXIT_TRIPLE_FAULT;
     case KVM_EXIT_INTERNAL_ERROR: return rescue(k, "internal error", run->internal.suberror);
-    case KVM_EXIT_FAIL_ENTRY:
-        return rescue(k, "it could not enter the guest", run->fail_entry.hardware_entry_failure_reason);
+    case KVM_EXIT_FAIL_ENTRY: return entry_failed(k);
     case KVM_EXIT_UNKNOWN: return broken(k, "unknown hardware exit", run->hw.hardware_exit_reason);
     default: return broken(k, "unexpected exit", run->exit_reason);
     }

@@ -195,7 +195,7 @@ static int failed(struct kvm_cpu *k, const char *what)
     return error_set_errno(&k->vcpu->error, errno, "KVM refuses %s of vCPU %u", what, k->vcpu->index);
 }
 
-static int push_sregs(struct kvm_cpu *k)
+static int push_sregs(struct kvm_cpu *k, struct kvm_sregs *out)
 {
     struct vcpu *vcpu = k->vcpu;
     struct irqchip *chip = vcpu->vm->irqchip;
@@ -215,6 +215,7 @@ static int push_sregs(struct kvm_cpu *k)
     k->cr8 = k->run->cr8 = sregs.cr8;
     k->cr8_stale = false;
     k->apic_base = sregs.apic_base;
+    *out = sregs;
     return ioctl(k->fd, KVM_SET_SREGS, &sregs) < 0 ? failed(k, "the control registers") : 0;
 }
 
@@ -228,6 +229,15 @@ static int push_xcr0(struct kvm_cpu *k)
     return 0;
 }
 
+/* Nothing that we hand over may be what a processor refuses, although this one may emulate. */
+static void trace_entry_fault(const struct kvm_cpu *k, const struct kvm_regs *regs,
+                              const struct kvm_sregs *sregs, const struct kvm_vcpu_events *events)
+{
+    const char *why = trace_on(kvm) ? kvm_entry_fault(regs, sregs, events) : NULL;
+    if (why)
+        trace(kvm, "vcpu %u: VT-x would not enter at 0x%" PRIx64 ": %s", k->vcpu->index, (u64)regs->rip, why);
+}
+
 /*
  * XCR0 before XSAVE and CR4 with the rest: the kernel checks CR4.OSXSAVE and XCR0 against CPUID, not
  * against each other. The events come last, since setting registers touches them.
@@ -236,6 +246,7 @@ int kvm_push_state(struct kvm_cpu *k)
 {
     const struct x86_state *s = &k->vcpu->state;
     struct kvm_regs regs;
+    struct kvm_sregs sregs;
     struct kvm_debugregs debug = {0};
     struct kvm_vcpu_events events;
 
@@ -245,7 +256,7 @@ int kvm_push_state(struct kvm_cpu *k)
     kvm_xsave_from_state(k->xsave, &k->kvm->host.xsave, s);
     if (ioctl(k->fd, KVM_SET_XSAVE, k->xsave) < 0)
         return failed(k, "the vector registers");
-    r = push_sregs(k);
+    r = push_sregs(k, &sregs);
     if (r)
         return r;
     move_msrs(k, KVM_SET_MSRS);
@@ -257,6 +268,7 @@ int kvm_push_state(struct kvm_cpu *k)
     if (ioctl(k->fd, KVM_SET_DEBUGREGS, &debug) < 0)
         return failed(k, "the debug registers");
     kvm_events_from_state(&events, s);
+    trace_entry_fault(k, &regs, &sregs, &events);
     if (ioctl(k->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
         return failed(k, "the pending events");
     if (kvm_push_mp_state(k) != 0)

@@ -37,6 +37,7 @@ juggle() {
     rm -f "$LOG"
     "$SWITCH_ENGINES" "$1" "$2" "$3" "$GUEST/vmlinuz" "$WORK/initrd.img" "console=ttyS0 ${APPEND:-}" "file:$LOG" \
         >"$WORK/stdout" 2>"$WORK/stderr" </dev/null || { cat "$WORK/stderr"; fail "$1 with $3 CPUs: status $?"; }
+    ! grep 'VT-x would not enter' "$WORK/stderr" || fail "no processor would take that"
     expect 'all done'
     expect_clean_log
     while read -r _ seed count sum; do
@@ -51,6 +52,7 @@ for cpus in 1 2; do
     juggle interpret,translate "${SWITCH_MS:-50}" $cpus
 done
 if [ -n "${SWITCH_KVM:-}" ] && [ -w /dev/kvm ]; then
+    export SWITCH_TRACE=kvm
     APPEND=nosoftlockup # a KVM that emulates, on a busy host
     for irqchip in none split kernel; do
         export SWITCH_IRQCHIP=$irqchip
