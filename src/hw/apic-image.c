@@ -58,6 +58,8 @@ void apic_get_image(struct apic *a, struct apic_image *image)
         set_image_reg(image, APIC_IRR + 16 * i, a->irr[i]);
     }
     set_image_reg(image, APIC_TIMER_CURRENT, apic_timer_current(a));
+    if (apic_timer_done(a)) /* with an initial count, a kernel would have it expire again */
+        set_image_reg(image, APIC_TIMER_INITIAL, 0);
 }
 
 /* What it holds comes from the host's kernel, which checked what the guest wrote. */

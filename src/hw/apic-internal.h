@@ -68,7 +68,13 @@ u64 apic_timer_read_deadline(const struct apic *a);
 void apic_timer_write_deadline(struct apic *a, u64 value);
 /* Arms the timer for loaded state. */
 void apic_timer_restore(struct apic *a);
-/* The same when @current is what is left to count. */
+/* A count of one-shot mode has expired, or there was none. */
+bool apic_timer_done(const struct apic *a);
+/*
+ * The same when @current is what is left to count. With nothing left of a one-shot count it expires now: a
+ * kernel may have seen that and not told its processor yet. (One that it did tell hears it twice: better than
+ * never.)
+ */
 void apic_timer_resume(struct apic *a, u32 current);
 
 #endif

@@ -187,9 +187,17 @@ void apic_timer_restore(struct apic *a)
         timer_arm(&a->timer, a->timer_deadline);
 }
 
+bool apic_timer_done(const struct apic *a)
+{
+    return timer_mode(a) == APIC_TIMER_ONE_SHOT && !a->timer_deadline;
+}
+
 void apic_timer_resume(struct apic *a, u32 current)
 {
-    a->timer_deadline = current ? vclock_ns(a->set->clock) + ((u64)current << divide_shift(a)) : 0;
+    bool due = timer_mode(a) == APIC_TIMER_ONE_SHOT && a->timer_initial;
+    u64 now = vclock_ns(a->set->clock);
+
+    a->timer_deadline = current || due ? MAX(now + ((u64)current << divide_shift(a)), 1ull) : 0;
     apic_timer_restore(a);
 }
 

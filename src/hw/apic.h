@@ -66,6 +66,7 @@ enum apic_reg {
 #define APIC_SVR_NO_BROADCAST BIT(12) /* EOIs are not broadcast to I/O APICs */
 #define APIC_LVT_MASKED BIT(16)
 #define APIC_LVT_TIMER_MODE (3u << 17)
+#define APIC_TIMER_ONE_SHOT 0u
 #define APIC_TIMER_PERIODIC (1u << 17)
 #define APIC_TIMER_TSC_DEADLINE (2u << 17)
 

@@ -415,6 +415,29 @@ static void an_apic_moves_to_a_kernel_and_back(void **state)
     assert_int_equal(ack(t, 1), 0xa1);
 }
 
+/* A one-shot count that expired before it moved is over; one that did so in the kernel is told of here. */
+static void an_expired_count_moves(void **state)
+{
+    struct fixture *t = *state;
+    struct vcpu *vcpu = t->vm.vcpus[1];
+    struct apic_image image;
+
+    apic_set(t, 1, APIC_SVR, 0x1ff);
+    apic_set(t, 1, APIC_LVT_TIMER, 0xee);
+    apic_set(t, 1, APIC_TIMER_INITIAL, 0xfffffff0);
+    chip(t)->ops->get_apic(chip(t), vcpu, &image);
+    assert_int_equal(get_le32(image.page + APIC_TIMER_INITIAL), 0xfffffff0);
+    set_kernel(t, true);
+    put_le32(image.page + APIC_TIMER_CURRENT, 0);
+    set_kernel(t, false);
+    chip(t)->ops->put_apic(chip(t), vcpu, &image);
+    assert_true(timer_armed(&t->chip.apics.apic[1].timer));
+    assert_true(t->chip.apics.apic[1].timer_deadline <= MAX(vclock_ns(&t->vm.clock), 1ull));
+    t->chip.apics.apic[1].timer_deadline = 0; /* it expired */
+    chip(t)->ops->get_apic(chip(t), vcpu, &image);
+    assert_int_equal(get_le32(image.page + APIC_TIMER_INITIAL), 0);
+}
+
 static void an_x2apic_moves_with_its_deadline(void **state)
 {
     struct fixture *t = *state;
@@ -611,6 +634,7 @@ int main(void)
         T(a_kernel_knows_level_pins_and_tells_their_end),
         T(pics_ask_for_themselves_beside_a_kernel),
         T(an_apic_moves_to_a_kernel_and_back),
+        T(an_expired_count_moves),
         T(an_x2apic_moves_with_its_deadline),
         T(a_whole_kernel_hears_changes_of_lines),
         T(the_8259s_move_to_a_kernel_and_back),
