@@ -210,9 +210,21 @@ static bool at_end(struct pc *pc, int *r, struct error *err)
     return *r < 0;
 }
 
-enum vm_end pc_run(struct pc *pc, int *code, struct error *err)
+/* An engine that worked when it was chosen may not do so now: another program has the processor's VT-x. */
+static int start(struct pc *pc, struct error *err)
 {
     int r = vm_start(&pc->vm, err);
+
+    if (!r || !pc->config.other || pc->vm.engine == pc->config.other)
+        return r;
+    log_warn("engine %s: %s; going on with %s", pc->vm.engine->name, err->text, pc->config.other->name);
+    r = vm_switch_engine(&pc->vm, pc->config.other, err);
+    return r ? r : vm_start(&pc->vm, err);
+}
+
+enum vm_end pc_run(struct pc *pc, int *code, struct error *err)
+{
+    int r = start(pc, err);
 
     *code = 0;
     if (r)
