@@ -69,6 +69,29 @@ static void check_cpu(void)
            "guests that need SSE4.2 or more will not run: no engine offers what the CPU lacks");
 }
 
+/* Some that programs look for. What a guest is shown is what the host's processor has. */
+static void check_cpu_features(void)
+{
+    static const struct {
+        enum cpuid_feature feature;
+        const char *name;
+    } list[] = {
+        {CPUID_AES, "aes"},       {CPUID_AVX2, "avx2"}, {CPUID_AVX512F, "avx512f"}, {CPUID_BMI2, "bmi2"},
+        {CPUID_RDRAND, "rdrand"}, {CPUID_SHA, "sha"},   {CPUID_XSAVE, "xsave"},
+    };
+    struct cpuid_table *t = malloc(sizeof *t);
+    char found[128] = "", lacks[128] = "", advice[256];
+    bool built = t && cpuid_build(t, "host", 1, clock_tsc_khz(), NULL) == 0;
+    for (unsigned i = 0; built && i < ARRAY_SIZE(list); i++) {
+        char *to = cpuid_has(t, list[i].feature) ? found : lacks;
+        size_t used = strlen(to);
+        snprintf(to + used, sizeof found - used, "%s%s", used ? " " : "", list[i].name);
+    }
+    free(t);
+    snprintf(advice, sizeof advice, "guests are not shown %s: no engine offers what the CPU lacks", lacks);
+    report(built && !lacks[0], "CPU features", found[0] ? found : "none that is looked for", advice);
+}
+
 static void check_kvm(void)
 {
     struct kvm_verdict v;
@@ -162,6 +185,7 @@ int cmd_doctor(int argc, char **argv)
     }
     check_kernel();
     check_cpu();
+    check_cpu_features();
     check_kvm();
     check_cpuid_faulting();
     check_huge_pages();
