@@ -1,7 +1,8 @@
 /*
  * What the kernel's own shortcuts are worth, of this host's KVM and with nothing of the monitor's: an exit
  * with and without registers in the shared page (KVM_CAP_SYNC_REGS), a doorbell that is an exit or an eventfd
- * (ioeventfd) and what waking its reader takes, a message sent by ioctl or by eventfd (irqfd).
+ * (ioeventfd) and what waking its reader takes, a write that may wait in a ring (coalesced), a message sent
+ * by ioctl or by eventfd (irqfd).
  *
  * Build and run: cc -O2 -pthread kernel.c -o kernel && ./kernel [ROUNDS]
  */
@@ -19,12 +20,22 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RAM = 0x10000, CODE = 0x1000, FLAG = 0x2000, EXIT_PORT = 0x80, BELL_PORT = 0x90, GSI = 30 };
+enum {
+    RAM = 0x10000,
+    CODE = 0x1000,
+    FLAG = 0x2000,
+    EXIT_PORT = 0x80,
+    BELL_PORT = 0x90,
+    LATE_PORT = 0x98,
+    GSI = 30
+};
 
 /* Real mode. Writes to the exit port for ever. */
 static const uint8_t loop_exits[] = {0xba, EXIT_PORT, 0, 0xee, 0xeb, 0xfd};
 /* Rings CX times, then exits. */
 static const uint8_t loop_bells[] = {0xba, BELL_PORT, 0, 0xee, 0xe2, 0xfd, 0xba, EXIT_PORT, 0, 0xee, 0xf4};
+/* The same with a port whose writes may wait. */
+static const uint8_t loop_late[] = {0xba, LATE_PORT, 0, 0xee, 0xe2, 0xfd, 0xba, EXIT_PORT, 0, 0xee, 0xf4};
 /* CX times: rings and waits until the flag is the low byte of CX; then exits. */
 static const uint8_t loop_answers[] = {0xba,        BELL_PORT, 0,    0xee, 0x38, 0x0e,
                                        FLAG & 0xff, FLAG >> 8, 0x75, 0xfa, 0xe2, 0xf7,
@@ -166,6 +177,23 @@ static void bells(void)
     pthread_join(thread, NULL);
 }
 
+/* Until the guest says that it is done; an exit before is that of a write which found the ring full. */
+static void late_writes(void)
+{
+    struct kvm_coalesced_mmio_zone zone = {.addr = LATE_PORT, .size = 1, .pio = 1};
+    int page = ioctl(g.kvm, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO);
+    struct kvm_coalesced_mmio_ring *ring = (void *)((uint8_t *)g.run + page * getpagesize());
+    if (page <= 0 || ioctl(g.vm, KVM_REGISTER_COALESCED_MMIO, &zone) < 0)
+        return;
+    start_at(loop_late, sizeof loop_late);
+    double start = now();
+    do {
+        run();
+        ring->first = ring->last;
+    } while (g.run->io.port != EXIT_PORT);
+    say("write that waits in a ring, with emptying it", start);
+}
+
 static void messages(void)
 {
     struct kvm_msi msi = {.address_lo = 0xfee00000, .data = 0x40};
@@ -196,6 +224,7 @@ int main(int argc, char **argv)
     set_up();
     exits();
     bells();
+    late_writes();
     messages();
     return 0;
 }
