@@ -126,8 +126,13 @@ extern const struct engine_ops kvm_engine;
 struct rescue_ops {
     void *(*attach)(struct vcpu *vcpu, struct error *err);
     void (*detach)(void *rescue);
-    /* Up to @count instructions or deliveries. VCPU_EXIT_REQUEST when all is well. */
-    enum vcpu_exit (*step)(void *rescue, unsigned count);
+    /*
+     * Up to @count instructions or deliveries. VCPU_EXIT_REQUEST when all is well. @watched: the engine
+     * learns of page tables by watching the guest. Then the first may be any, and it stops in front of
+     * another that it should see: a write that is not to the stack, a change of control registers or
+     * translations, user mode.
+     */
+    enum vcpu_exit (*step)(void *rescue, unsigned count, bool watched);
 };
 
 extern const struct rescue_ops interpret_rescue;

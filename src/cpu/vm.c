@@ -367,7 +367,7 @@ static int step_vcpu(struct vm *vm, struct vcpu *vcpu, unsigned count, enum vcpu
     if (!rescue)
         return -ENOMEM;
     vm_enter_guest(vm, vcpu);
-    *why = vm->rescue->step(rescue, count);
+    *why = vm->rescue->step(rescue, count, false);
     vm_leave_guest(vm, vcpu);
     vm->rescue->detach(rescue);
     if (started)

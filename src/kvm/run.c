@@ -30,7 +30,7 @@
 #include "kvm/kvm-internal.h"
 
 #define KICK_SIGNAL (SIGRTMIN + 3)
-#define RESCUE_MAX 64
+#define RESCUE_MAX 4096
 #define RESCUE_SOON 4 /* exits */
 #define GO_ON KVM_GO_ON
 
@@ -205,7 +205,7 @@ static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
     k->exits_at_rescue = vcpu->counters.kvm_exits;
     vcpu->counters.kvm_rescues++;
     trace_rescue(k);
-    enum vcpu_exit why = ops->step(k->rescue, k->burst);
+    enum vcpu_exit why = ops->step(k->rescue, k->burst, true);
     k->tsc_known = false;      /* it may have written the TSC */
     if (why == VCPU_EXIT_HALT) /* seen by the loop */
         vcpu->state.mp_state = VCPU_MP_HALTED;

@@ -93,12 +93,37 @@ static void under_kvm(void **state)
     steps(&kvm_engine);
 }
 
+/* For an engine that watches writes: the first may be any instruction, the next that writes is left to it. */
+static void a_watched_stretch_ends_in_front_of_writes(void **state)
+{
+    struct guest g = {0};
+    struct error err = {0};
+    make(&g, &interpret_engine);
+    struct vcpu *vcpu = g.vm.vcpus[0];
+    vm_stop(&g.vm);
+    vcpu_request_clear(vcpu, VCPU_REQ_PAUSE); /* or it stops at once */
+    void *rescue = interpret_rescue.attach(vcpu, &err);
+    assert_non_null(rescue);
+    vm_enter_guest(&g.vm, vcpu);
+    assert_int_equal(interpret_rescue.step(rescue, 100, true), VCPU_EXIT_REQUEST);
+    assert_int_equal(vcpu->state.rip, CODE + 4);
+    assert_int_equal(counter(&g), 0);
+    assert_int_equal(interpret_rescue.step(rescue, 100, true), VCPU_EXIT_REQUEST);
+    assert_int_equal(vcpu->state.rip, CODE + 8);
+    assert_int_equal(counter(&g), 6);
+    vm_leave_guest(&g.vm, vcpu);
+    interpret_rescue.detach(rescue);
+    vm_release(&g.vm);
+    memory_release(&g.memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(under_the_interpreter),
         cmocka_unit_test(under_the_translator),
         cmocka_unit_test(under_kvm),
+        cmocka_unit_test(a_watched_stretch_ends_in_front_of_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

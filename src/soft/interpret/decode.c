@@ -300,14 +300,47 @@ void decode_trace(struct soft_cpu *c)
                   s->gpr[2], s->gpr[3], s->gpr[4], s->gpr[5], s->gpr[6], s->gpr[7]);
 }
 
-const char *decode_mnemonic(struct soft_cpu *c)
+/* The instruction at RIP. Raises when it cannot be fetched. */
+static bool decode_next(struct soft_cpu *c, ZydisDecoderContext *ctx, ZydisDecodedInstruction *z)
 {
     u8 bytes[16];
-    ZydisDecoderContext ctx;
-    ZydisDecodedInstruction z;
     u64 la = c->mode & SOFT_MODE_CODE64 ? c->s->rip : (u32)(c->s->seg[X86_CS].base + c->s->rip);
     unsigned len = soft_fetch(c, la, bytes, 15);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder_of(c->interpret, c->mode), &ctx, bytes, len, &z)))
-        return "(undecodable)";
-    return ZydisMnemonicGetString(z.mnemonic);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder_of(c->interpret, c->mode), ctx, bytes, len, z));
+}
+
+const char *decode_mnemonic(struct soft_cpu *c)
+{
+    ZydisDecoderContext ctx;
+    ZydisDecodedInstruction z;
+    return decode_next(c, &ctx, &z) ? ZydisMnemonicGetString(z.mnemonic) : "(undecodable)";
+}
+
+static bool changes_translation(const ZydisDecodedInstruction *z)
+{
+    return z->mnemonic == ZYDIS_MNEMONIC_INVLPG || z->mnemonic == ZYDIS_MNEMONIC_INVPCID;
+}
+
+static bool touches_memory(const ZydisDecodedOperand *o)
+{
+    if (o->type == ZYDIS_OPERAND_TYPE_REGISTER)
+        return ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_CONTROL;
+    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+           ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->mem.base) != ZYDIS_REGISTER_RSP;
+}
+
+bool decode_touches_memory(struct soft_cpu *c)
+{
+    ZydisDecoderContext ctx;
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
+    if (!decode_next(c, &ctx, &z))
+        return false; /* it is #UD, and that writes the stack */
+    if (changes_translation(&z) || !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder_of(c->interpret, c->mode),
+                                                                            &ctx, &z, o, z.operand_count)))
+        return true;
+    for (unsigned i = 0; i < z.operand_count; i++)
+        if (touches_memory(&o[i]))
+            return true;
+    return false;
 }

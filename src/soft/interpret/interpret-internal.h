@@ -196,6 +196,11 @@ void decode_trace(struct soft_cpu *c);
 
 /* The name of the instruction at rip. Raises when it cannot be fetched. */
 const char *decode_mnemonic(struct soft_cpu *c);
+/*
+ * Does the one at RIP write memory other than by RSP, or change what addresses mean? Raises when it cannot be
+ * fetched.
+ */
+bool decode_touches_memory(struct soft_cpu *c);
 
 /* --- what handlers are made of --- */
 

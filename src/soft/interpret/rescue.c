@@ -54,15 +54,48 @@ static void count_instruction(struct soft_cpu *c)
     soft_mode_changed(c);
 }
 
-static enum vcpu_exit step(void *rescue, unsigned count)
+/*
+ * A KVM that has no page tables of the second level shadows the guest's, and write-protects them to see them
+ * change. It would not see us. (Entries that become present it finds by itself, and accessed bits it need not
+ * know.)
+ */
+static bool should_be_seen(struct soft_cpu *c)
+{
+    struct x86_state *s = c->s, before = *s;
+    volatile bool seen = true;
+    if (s->exception_pending)
+        return false;
+    if (x86_cpl(s) == 3)
+        return true;
+    c->insn_rip = s->rip;
+    if (setjmp(c->fault) == 0)
+        seen = decode_touches_memory(c);
+    else
+        *s = before; /* KVM finds out as well */
+    soft_mode_changed(c);
+    return seen;
+}
+
+/* The first @first are executed whatever they are. */
+static enum vcpu_exit step_watched(struct soft_cpu *c, unsigned first, unsigned count)
+{
+    enum vcpu_exit why = interpret_step(c, first);
+    for (unsigned done = first; why == VCPU_EXIT_REQUEST && done < count; done++) {
+        if ((vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE) || should_be_seen(c))
+            break;
+        why = interpret_step(c, 1);
+    }
+    return why;
+}
+
+static enum vcpu_exit step(void *rescue, unsigned count, bool watched)
 {
     struct soft_cpu *c = rescue;
     soft_tlb_flush_all(c, true);
     soft_mode_changed(c);
-    if (soft_take_back(c) && count < 2)
-        count = 2; /* not to stand there again, if it was right after all */
+    unsigned first = soft_take_back(c) ? 2 : 1; /* not to stand there again, if it was right after all */
     count_instruction(c);
-    return interpret_step(c, count);
+    return watched ? step_watched(c, first, count) : interpret_step(c, MAX(count, first));
 }
 
 const struct rescue_ops interpret_rescue = {.attach = attach, .detach = detach, .step = step};
