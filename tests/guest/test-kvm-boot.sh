@@ -1,7 +1,7 @@
 #!/bin/bash
 # Debian's cloud kernel boots under KVM, whatever kind of KVM it is: the interpreter rescues what that
 # cannot do. The kernel says the same as under the interpreter, but for times, addresses and what CPUID has
-# under each. On a KVM that emulates this takes ten minutes of a processor, although the options spare the
+# under each. On a KVM that emulates this takes a quarter of an hour, although the options spare the
 # kernel what such a KVM is slowest at and what only says that the machine is slow.
 . "$(dirname "$0")/lib.sh"
 
