@@ -8,6 +8,8 @@
 #include <cmocka.h>
 
 #include "backend/block/block.h"
+#include "backend/block/file.h"
+#include "base/clock.h"
 #include "base/lock.h"
 
 #define SIZE (1u << 20)
@@ -286,6 +288,47 @@ static void drain_waits_for_all_requests(void **state)
     }
 }
 
+/* Is done() called before block_submit() returns? */
+static bool done_at_once(struct fixture *f, enum block_op op)
+{
+    u8 data[4096] = {0};
+    struct iovec iov = {data, sizeof data};
+    struct waiter w = {.cond = PTHREAD_COND_INITIALIZER};
+    w.r = (struct block_request){.op = op, .len = sizeof data, .iov = &iov, .iovcnt = 1, .done = on_done};
+    lock_init(&w.lock, LOCK_RANK_LEAF);
+    block_submit(f->disk, &w.r);
+    lock_acquire(&w.lock);
+    bool done = w.done;
+    lock_drop(&w.lock);
+    block_drain(f->disk);
+    assert_int_equal(w.result, 0);
+    return done;
+}
+
+static void what_the_page_cache_takes_is_done_at_once(void **state)
+{
+    struct fixture *f = *state;
+    (void)done_at_once(f, BLOCK_WRITE); /* the file system may say now that it cannot tell */
+    assert_true(done_at_once(f, BLOCK_WRITE));
+    assert_true(done_at_once(f, BLOCK_READ));
+}
+
+static void a_long_wait_for_a_write_sends_the_next_ones_to_threads(void **state)
+{
+    struct fixture *f = *state;
+    const struct block_options o = {.format = BLOCK_FORMAT_RAW};
+    struct iovec iov = {(u8[512]){1}, 512};
+    struct host_file file;
+    block_close(f->disk);
+    f->disk = NULL;
+    assert_int_equal(host_file_open(&file, f->path, &o, NULL), 0);
+    file.no_nowait[BLOCK_WRITE] = true;
+    assert_true(host_file_transfer_now(&file, BLOCK_WRITE, &iov, 1, 0, 512));
+    file.no_write_before = clock_host_ns() + 3600 * NS_PER_SEC;
+    assert_false(host_file_transfer_now(&file, BLOCK_WRITE, &iov, 1, 0, 512));
+    host_file_close(&file);
+}
+
 static void the_null_disk_reads_zeroes(void **state)
 {
     (void)state;
@@ -318,6 +361,8 @@ int main(void)
         WITH_FILE(readers_share_and_exclude_a_writer),
         WITH_FILE(errors_of_opening_name_the_file),
         WITH_FILE(drain_waits_for_all_requests),
+        WITH_FILE(what_the_page_cache_takes_is_done_at_once),
+        WITH_FILE(a_long_wait_for_a_write_sends_the_next_ones_to_threads),
         cmocka_unit_test(the_null_disk_reads_zeroes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,7 +92,7 @@ enum block_cache {
     BLOCK_CACHE_UNSAFE,    /* flushes do nothing: a power cut may take everything since opening */
 };
 
-/* How the host is asked. */
+/* How the host is asked. AUTO: at once where the page cache has it, else by io_uring where it is allowed. */
 enum block_aio { BLOCK_AIO_AUTO, BLOCK_AIO_THREADS, BLOCK_AIO_URING };
 
 struct block_options {

@@ -7,10 +7,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/iov.h"
 #include "base/log.h"
 
 #define ZERO_CHUNK (64u << 10)
+#define AT_ONCE_MAX (4u << 20) /* longer copies do not belong on a vCPU's thread */
+#define LONG_WAIT_NS (5 * NS_PER_MS)
+#define WAIT_SHARE 50
 
 /* --- opening --- */
 
@@ -53,7 +57,8 @@ int host_file_open(struct host_file *f, const char *path, const struct block_opt
                             .fd = -1,
                             .direct_fd = -1,
                             .read_only = options->read_only,
-                            .cache = options->cache};
+                            .cache = options->cache,
+                            .at_once = options->cache != BLOCK_CACHE_NONE && options->aio == BLOCK_AIO_AUTO};
     if (!f->path)
         return error_set_errno(err, ENOMEM, "cannot open '%s'", path);
     int ret = open_descriptors(f, err);
@@ -134,11 +139,30 @@ int host_file_write(struct host_file *f, u64 offset, const void *buf, u64 len)
     return host_file_transfer(f, BLOCK_WRITE, &iov, 1, offset, len);
 }
 
+/*
+ * For file systems that cannot say whether a write would wait (ext4). It seldom does, for the journal or
+ * since too much is dirty; what then took long is not tried again for WAIT_SHARE times as long. So writes
+ * wait here for little of the time, and others are spared two changes of thread.
+ */
+static bool write_now(struct host_file *f, const struct iovec *iov, unsigned count, u64 offset, u64 len)
+{
+    u64 begin = clock_host_ns();
+    if (begin < atomic_load_explicit(&f->no_write_before, memory_order_relaxed))
+        return false;
+    ssize_t n = pwritev(f->fd, iov, (int)count, (off_t)offset);
+    u64 end = clock_host_ns();
+    if (end - begin > LONG_WAIT_NS)
+        atomic_store_explicit(&f->no_write_before, end + WAIT_SHARE * (end - begin), memory_order_relaxed);
+    return n == (ssize_t)len;
+}
+
 bool host_file_transfer_now(struct host_file *f, enum block_op op, const struct iovec *iov, unsigned count,
                             u64 offset, u64 len)
 {
-    if (f->cache == BLOCK_CACHE_NONE || atomic_load(&f->no_nowait[op]))
+    if (!f->at_once || len > AT_ONCE_MAX)
         return false;
+    if (atomic_load(&f->no_nowait[op]))
+        return op == BLOCK_WRITE && f->regular && write_now(f, iov, count, offset, len);
     ssize_t n = op == BLOCK_READ ? preadv2(f->fd, iov, (int)count, (off_t)offset, RWF_NOWAIT)
                                  : pwritev2(f->fd, iov, (int)count, (off_t)offset, RWF_NOWAIT);
     if (n < 0 && errno == EOPNOTSUPP)

@@ -23,11 +23,13 @@ struct host_file {
     bool read_only;
     bool regular; /* else a block device, which does not grow */
     enum block_cache cache;
+    bool at_once; /* host_file_transfer_now() is to be tried */
     atomic_bool no_zero_range, no_punch;
-    atomic_bool no_nowait[2]; /* BLOCK_READ, BLOCK_WRITE: the file system cannot do RWF_NOWAIT */
+    atomic_bool no_nowait[2];      /* BLOCK_READ, BLOCK_WRITE: the file system cannot do RWF_NOWAIT */
+    atomic_ullong no_write_before; /* by clock_host_ns(): writes of host_file_transfer_now() are not tried */
 };
 
-/* Opens and locks. @options: cache, read_only, no_lock. */
+/* Opens and locks. @options: cache, aio, read_only, no_lock. */
 int host_file_open(struct host_file *f, const char *path, const struct block_options *options,
                    struct error *err);
 void host_file_close(struct host_file *f);
@@ -38,7 +40,10 @@ int host_file_transfer(struct host_file *f, enum block_op op, const struct iovec
 int host_file_read(struct host_file *f, u64 offset, void *buf, u64 len);
 int host_file_write(struct host_file *f, u64 offset, const void *buf, u64 len);
 
-/* The whole transfer from or to the page cache without waiting for anything, or false. */
+/*
+ * The whole transfer from or to the page cache, or false: then it would wait, or is too long. A write may
+ * have to wait all the same, where the file system cannot tell; then others are not tried for a while.
+ */
 bool host_file_transfer_now(struct host_file *f, enum block_op op, const struct iovec *iov, unsigned count,
                             u64 offset, u64 len);
 

@@ -13,8 +13,6 @@
 #include "base/iov.h"
 #include "base/log.h"
 
-#define AT_ONCE_MAX (64u << 10)
-
 static const struct block_ops qcow2_ops;
 
 static struct qcow2 *from_base(struct block_device *b)
@@ -545,7 +543,7 @@ static bool do_at_once(struct qcow2 *q, const struct block_request *r)
 {
     struct map_extent e;
     struct busy_range busy;
-    if (r->len > AT_ONCE_MAX || q->file.cache == BLOCK_CACHE_NONE || !begin_transfer(q, r, &e, &busy))
+    if (!q->file.at_once || !begin_transfer(q, r, &e, &busy))
         return false;
     bool good = host_file_transfer_now(&q->file, r->op, r->iov, r->iovcnt, e.host, r->len);
     busy_end_unlocked(q, &busy);

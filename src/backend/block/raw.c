@@ -16,8 +16,6 @@
 #include "base/iov.h"
 #include "base/log.h"
 
-#define AT_ONCE_MAX (64u << 10) /* longer copies do not belong on a vCPU's thread */
-
 struct raw {
     struct block_device base;
     struct host_file file;
@@ -123,8 +121,7 @@ static void raw_submit(struct block_device *b, struct block_request *r)
 {
     struct raw *raw = from_base(b);
     if (plain_transfer(raw, r)) {
-        if (r->len <= AT_ONCE_MAX &&
-            host_file_transfer_now(&raw->file, r->op, r->iov, r->iovcnt, r->offset, r->len)) {
+        if (host_file_transfer_now(&raw->file, r->op, r->iov, r->iovcnt, r->offset, r->len)) {
             block_pool_finish(&raw->pool, r, 0);
             return;
         }
