@@ -245,8 +245,9 @@ static void blk_kick(struct virtio_device *vdev, unsigned queue)
     struct virtio_blk *b = from_vdev(vdev);
     struct virtqueue *vq = &vdev->queue[queue];
     unsigned budget = vq->size;
+    u64 bytes = 0;
     bool more = completions_begin(&b->completions);
-    for (; budget; budget--) {
+    for (; budget && bytes < COMPLETIONS_BATCH; budget--) {
         struct blk_request *req = request_get(b);
         if (!req) {
             budget = 0;
@@ -263,11 +264,12 @@ static void blk_kick(struct virtio_device *vdev, unsigned queue)
             request_put(req);
             break;
         }
+        bytes += req->chain.out_bytes + req->chain.in_bytes;
         start(req);
     }
     completions_end(&b->completions, more);
     virtqueue_notify(vq);
-    if (!budget)
+    if (!budget || bytes >= COMPLETIONS_BATCH)
         virtio_kick_later(vdev, queue);
 }
 

@@ -49,6 +49,12 @@ void completions_init(struct completions *cs, struct virtio_device *vdev, struct
 /* Nothing is with the backend any more. */
 void completions_release(struct completions *cs);
 
+/*
+ * A device begins no more than these bytes of requests in one go: the backend may copy them at once, and
+ * others wait for the machine lock meanwhile.
+ */
+#define COMPLETIONS_BATCH (8ull << 20)
+
 /* From here to the end completions pile up in `done`, then they are pushed. */
 bool completions_begin(struct completions *cs);
 void completions_end(struct completions *cs, bool more);

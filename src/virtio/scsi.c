@@ -341,9 +341,10 @@ static void request_kick(struct virtio_scsi *s, unsigned queue)
 {
     struct virtqueue *vq = &s->vdev.queue[queue];
     unsigned budget = vq->size;
+    u64 bytes = 0;
     bool more = completions_begin(&s->completions);
 
-    for (; budget; budget--) {
+    for (; budget && bytes < COMPLETIONS_BATCH; budget--) {
         struct command *c = command_get(s);
         if (!c) {
             budget = 0;
@@ -361,11 +362,12 @@ static void request_kick(struct virtio_scsi *s, unsigned queue)
             command_put(c);
             break;
         }
+        bytes += c->chain.out_bytes + c->chain.in_bytes;
         command_start(c);
     }
     completions_end(&s->completions, more);
     virtqueue_notify(vq);
-    if (!budget)
+    if (!budget || bytes >= COMPLETIONS_BATCH)
         virtio_kick_later(&s->vdev, queue);
 }
 
