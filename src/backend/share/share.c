@@ -119,6 +119,8 @@ static int execute(struct share *s, struct share_request *r, bool nowait)
     lock_drop(&s->lock);
 
     const struct op *op = op_of(c.type);
+    if (nowait && !(op->flags & OP_QUICK)) /* the guest made another message of it meanwhile */
+        return -EAGAIN;
     int result = op->run ? check(&c, op) : -EOPNOTSUPP;
     if (!result)
         result = op->run(&c);
