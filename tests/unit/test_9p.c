@@ -7,6 +7,7 @@
 #include <ftw.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -14,7 +15,7 @@
 #include "9p-client.h"
 #include "base/log.h"
 
-enum { ROOT = 1, A = 2, B = 3, C = 4 };
+enum { ROOT = 1, A = 2, B = 3, C = 4, MANY_FIDS = 100 };
 
 struct fixture {
     struct client client;
@@ -258,6 +259,38 @@ static void an_unlinked_file_goes_on(void **state)
     make_file(f->dir, "f", "another");
     assert_int_equal(client_getattr(c, B), 0);
     assert_int_equal(c->attr.size, 4);
+}
+
+/* Walks to @count files, each of which is unlinked then. */
+static void walk_and_unlink(struct fixture *f, unsigned count)
+{
+    char name[16];
+    for (unsigned i = 0; i < count; i++) {
+        (void)snprintf(name, sizeof name, "f%u", i);
+        make_file(f->dir, name, "contents");
+        assert_int_equal(client_walk(&f->client, ROOT, MANY_FIDS + i, 1, name), 1);
+        assert_int_equal(client_unlink(&f->client, ROOT, name, 0), 0);
+    }
+}
+
+static void unlinked_files_do_not_take_all_descriptors(void **state)
+{
+    struct fixture *f = *state;
+    struct client *c = &f->client;
+    struct rlimit old, limit;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+    limit = (struct rlimit){64, old.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    restart(f, &(struct share_options){.ownership = SHARE_NONE});
+    walk_and_unlink(f, 64);
+    assert_int_equal(client_getattr(c, MANY_FIDS), 0);
+    assert_int_equal(client_getattr(c, MANY_FIDS + 63), -ENOENT);
+    for (unsigned i = 0; i < 64; i++)
+        assert_int_equal(client_clunk(c, MANY_FIDS + i), 0);
+    make_file(f->dir, "f", "contents");
+    assert_int_equal(client_walk(c, ROOT, A, 1, "f"), 1);
+    assert_int_equal(client_lopen(c, A, O_RDONLY), 0); /* there is room again */
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
 }
 
 static void fids_follow_renames(void **state)
@@ -669,6 +702,7 @@ int main(void)
         T(special_files_are_never_opened),
         T(a_file_is_written_and_read),
         T(an_unlinked_file_goes_on),
+        T(unlinked_files_do_not_take_all_descriptors),
         T(fids_follow_renames),
         T(renames_never_make_a_ring),
         T(directories_are_listed),

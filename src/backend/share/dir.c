@@ -254,13 +254,16 @@ int op_link(struct call *c)
 
 /*
  * What had a name is kept open (@kept, -1: it was not there) until the names are unlocked, since to free a
- * large file takes its time. If there are fids of it, it stays so as long as they are.
+ * large file takes its time. If there are fids of it, it stays so as long as they are, while the guest may
+ * have more open; else they lead to nothing.
  */
 static void gone(struct share *s, struct node *n, int *kept, bool really)
 {
     if (n && really) {
-        node_detach(s, n, *kept);
-        *kept = -1;
+        bool keep = *kept >= 0 && open_reserve(s) == 0;
+        node_detach(s, n, keep ? *kept : -1);
+        if (keep)
+            *kept = -1;
     }
     if (n)
         node_put(s, n);

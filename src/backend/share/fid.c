@@ -138,19 +138,17 @@ void fid_set_locked(struct share *s, struct fid *f)
 
 int open_reserve(struct share *s)
 {
-    lock_acquire(&s->lock);
-    int r = s->open_count < s->max_open ? 0 : -ENFILE;
-    if (!r)
-        s->open_count++;
-    lock_drop(&s->lock);
-    return r;
+    unsigned count = atomic_load(&s->open_count);
+    do {
+        if (count >= s->max_open)
+            return -ENFILE;
+    } while (!atomic_compare_exchange_weak(&s->open_count, &count, count + 1));
+    return 0;
 }
 
 void open_unreserve(struct share *s)
 {
-    lock_acquire(&s->lock);
-    s->open_count--;
-    lock_drop(&s->lock);
+    atomic_fetch_sub(&s->open_count, 1);
 }
 
 int attribute_new(struct share *s, size_t size, struct attribute **a)

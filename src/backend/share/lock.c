@@ -54,9 +54,13 @@ static struct locked_file *file_find(struct share *s, const struct stat *st)
 
 static struct locked_file *file_new(struct share *s, const struct fid *f, const struct stat *st)
 {
-    struct locked_file *l = malloc(sizeof *l);
-    if (!l)
+    if (open_reserve(s))
         return NULL;
+    struct locked_file *l = malloc(sizeof *l);
+    if (!l) {
+        open_unreserve(s);
+        return NULL;
+    }
     *l = (struct locked_file){.device = st->st_dev, .inode = st->st_ino, .fd = reopen(s, f->fd, O_RDWR)};
     if (l->fd < 0)
         l->fd = reopen(s, f->fd, O_RDONLY);
@@ -67,13 +71,14 @@ static struct locked_file *file_new(struct share *s, const struct fid *f, const 
     return l;
 }
 
-static void file_put(struct locked_file *l)
+static void file_put(struct share *s, struct locked_file *l)
 {
     if (!list_empty(&l->ranges))
         return;
     list_remove(&l->link);
     if (l->fd >= 0)
         close(l->fd); /* and so all its locks go */
+    open_unreserve(s);
     free(l);
 }
 
@@ -201,7 +206,7 @@ void locks_drop_fid(struct share *s, const struct fid *f)
             range_free(s, r);
             release_unheld(l, start, end);
         }
-        file_put(l);
+        file_put(s, l);
     }
     lock_drop(&s->locks_lock);
 }
@@ -246,7 +251,7 @@ static int lock_file(struct share *s, struct fid *f, const struct range *want)
         r = -ENOLCK;
     } else {
         r = set_range(s, l, want);
-        file_put(l);
+        file_put(s, l);
     }
     lock_drop(&s->locks_lock);
     return r;

@@ -84,12 +84,19 @@ static struct node *insert(struct share *s, struct node *parent, const char *nam
 
 /* --- with the lock taken here --- */
 
-static void free_dead(struct list *dead)
+static void close_kept(struct share *s, int fd)
+{
+    if (fd < 0)
+        return;
+    close(fd);
+    open_unreserve(s);
+}
+
+static void free_dead(struct share *s, struct list *dead)
 {
     struct node *n, *next;
     list_for_each_safe (n, next, dead, link) {
-        if (n->fd >= 0)
-            close(n->fd);
+        close_kept(s, n->fd);
         free(n->name);
         free(n);
     }
@@ -110,7 +117,7 @@ void node_put(struct share *s, struct node *n)
     lock_acquire(&s->lock);
     unref(s, n, &dead);
     lock_drop(&s->lock);
-    free_dead(&dead);
+    free_dead(s, &dead);
 }
 
 struct node *node_child(struct share *s, struct node *parent, const char *name)
@@ -161,8 +168,7 @@ void node_detach(struct share *s, struct node *n, int fd)
     struct node *parent = n->parent;
     if (n->detached) {
         lock_drop(&s->lock);
-        if (fd >= 0)
-            close(fd);
+        close_kept(s, fd);
         return;
     }
     list_remove(&n->link);
@@ -171,7 +177,7 @@ void node_detach(struct share *s, struct node *n, int fd)
     n->fd = fd;
     unref(s, parent, &dead);
     lock_drop(&s->lock);
-    free_dead(&dead);
+    free_dead(s, &dead);
 }
 
 /* The host's own renames may have made a tree that looks like a ring to us. */
@@ -202,7 +208,7 @@ void node_move(struct share *s, struct node *n, struct node *dir, char *name)
     }
     lock_drop(&s->lock);
     free(name);
-    free_dead(&dead);
+    free_dead(s, &dead);
     if (ring)
         node_detach(s, n, -1);
 }

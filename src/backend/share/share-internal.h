@@ -14,6 +14,7 @@
 #ifndef TRAPEZE_BACKEND_SHARE_SHARE_INTERNAL_H
 #define TRAPEZE_BACKEND_SHARE_SHARE_INTERNAL_H
 
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 #include "backend/share/share.h"
@@ -128,7 +129,8 @@ struct share {
     struct list fids[SHARE_BUCKETS], nodes[SHARE_BUCKETS];
     u64 seed; /* of both tables' hash */
     struct node root;
-    unsigned fid_count, node_count, open_count, attribute_count;
+    unsigned fid_count, node_count, attribute_count;
+    atomic_uint open_count; /* descriptors that the guest can keep us from closing */
     unsigned max_open;
     unsigned resolving; /* calls that make paths */
     bool renaming;      /* a call changes them */
@@ -201,7 +203,7 @@ void fid_remove(struct share *s, struct fid *f);
 void fid_remove_all(struct share *s);
 /* It has locks, which go with it. */
 void fid_set_locked(struct share *s, struct fid *f);
-/* Is there room for another open file? To be given back when it is not opened after all. */
+/* Is there room for another descriptor that stays open? To be given back when it is not opened after all. */
 int open_reserve(struct share *s);
 void open_unreserve(struct share *s);
 int attribute_new(struct share *s, size_t size, struct attribute **a);
@@ -236,7 +238,7 @@ int reopen(struct share *s, int fd, int flags);
 
 /* With names locked: the node of @name in @dir, or NULL; referred to. */
 struct node *node_find(struct share *s, struct node *dir, const char *name);
-/* What it was is in @fd, which is taken over. */
+/* What it was is in @fd, which is taken over and counts as open; -1: nobody keeps it. */
 void node_detach(struct share *s, struct node *n, int fd);
 void node_move(struct share *s, struct node *n, struct node *dir, char *name);
 
