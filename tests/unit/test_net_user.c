@@ -697,6 +697,21 @@ static void test_fragments_of_the_guest_are_dropped(void **state)
     assert_int_equal(x->got_count, 0);
 }
 
+/* libslirp answers for the controller of a server's network (NCSI). */
+static void test_other_kinds_of_frames_are_dropped(void **state)
+{
+    struct fixture *x = *state;
+    u8 f[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+
+    open_network(x, &user);
+    memcpy(f + 6, guest_mac, 6);
+    put_word(f + 12, 0x88f8);
+    f[15] = 1; /* revision, of a command to clear the initial state */
+    assert_true(send_frame(x, f, sizeof f, (struct net_offload){0}));
+    turn(x, QUIET);
+    assert_int_equal(x->got_count, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -714,6 +729,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_forwarded_port_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(test_busy_card, setup, teardown),
         cmocka_unit_test_setup_teardown(test_flood_from_the_card, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_other_kinds_of_frames_are_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fragments_of_the_guest_are_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_frames_of_impossible_lengths, setup, teardown),
     };

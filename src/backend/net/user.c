@@ -28,6 +28,8 @@
 #include "backend/net/offload.h"
 #include "base/log.h"
 
+enum { TYPE_IP4 = 0x0800, TYPE_ARP = 0x0806, TYPE_IP6 = 0x86dd };
+
 #define IN_LIMIT (1 << 20)  /* bytes of frames that wait for libslirp */
 #define OUT_LIMIT (4 << 20) /* for the guest */
 #define SLIRP_MTU 65521     /* the longest packet that libslirp makes: what it allows */
@@ -351,6 +353,14 @@ static bool forbidden(const struct user_net *u, const u8 *f, size_t len)
     return false;
 }
 
+/* What else libslirp would look at (NCSI, of servers' controllers) is nothing that a guest needs. */
+static bool known_type(const u8 *f)
+{
+    unsigned type = get_be16(f + 12);
+
+    return type == TYPE_IP4 || type == TYPE_ARP || type == TYPE_IP6;
+}
+
 /*
  * libslirp 4.7 puts fragments together wrongly: a datagram that is complete with its first fragment makes it
  * write where the guest says. The condition is its own, the bit without a meaning included.
@@ -364,8 +374,8 @@ static bool is_fragment(const u8 *f, size_t len)
 static void from_guest(struct user_net *u, struct net_held *h)
 {
     net_set_mss(h->data, h->len, SLIRP_MSS, h->offload.flags & NET_NEEDS_CSUM);
-    if (net_finish_checksum(h->data, h->len, &h->offload) && !forbidden(u, h->data, h->len) &&
-        !is_fragment(h->data, h->len))
+    if (known_type(h->data) && net_finish_checksum(h->data, h->len, &h->offload) &&
+        !forbidden(u, h->data, h->len) && !is_fragment(h->data, h->len))
         slirp_input(u->slirp, h->data, (int)h->len);
 }
 
