@@ -89,7 +89,7 @@ static bool same_as_sent(const struct scsi_request *r, u64 skip, const u8 *data,
     return true;
 }
 
-/* r->at: where the compared data end on the disk; r->left: bytes to compare; r->moved: those compared. */
+/* r->at: where the compared data begin on the disk; r->left: bytes to compare; r->moved: those compared. */
 static bool compare_next(struct scsi_request *r)
 {
     if (r->io.op == BLOCK_READ) {
