@@ -58,13 +58,16 @@ def figures(command, limit, pattern, count):
     return found
 
 
-def ratios(rounds, measure):
-    """@measure(side) gives a dictionary of figures of which more is better. Prints ours by QEMU's."""
+def ratios(rounds, measure, unit):
+    """@measure(side) gives a dictionary of figures of which more is better. Prints ours by QEMU's, and the medians."""
     by_name = {}
     for number in range(rounds):
         order = ["ours", "qemu"] if number % 2 == 0 else ["qemu", "ours"]
         got = {side: measure(side) for side in order}
         for name, figure in got["ours"].items():
-            by_name.setdefault(name, []).append(figure / got["qemu"][name])
-    for name, r in by_name.items():
-        print(f"{name:24}{statistics.median(r):6.2f} times QEMU's   ({min(r):.2f} to {max(r):.2f}, {len(r)} rounds)")
+            by_name.setdefault(name, []).append((figure, got["qemu"][name]))
+    for name, pairs in by_name.items():
+        r = [ours / qemu for ours, qemu in pairs]
+        medians = [statistics.median(side) for side in zip(*pairs)]
+        print(f"{name:24}{statistics.median(r):6.2f} times QEMU's   ({min(r):.2f} to {max(r):.2f}, {len(r)} rounds; "
+              f"{medians[0]:.0f} and {medians[1]:.0f} {unit})", flush=True)
