@@ -9,6 +9,7 @@
 
 #include "backend/block/block.h"
 #include "backend/block/file.h"
+#include "backend/block/pool.h"
 #include "base/clock.h"
 #include "base/lock.h"
 
@@ -329,6 +330,29 @@ static void a_long_wait_for_a_write_sends_the_next_ones_to_threads(void **state)
     host_file_close(&file);
 }
 
+static void long_copies_are_shared_while_more_come(void **state)
+{
+    struct fixture *f = *state;
+    struct block_pool p;
+    const struct block_request short_one = {.op = BLOCK_READ, .len = 4096},
+                               r = {.op = BLOCK_READ, .len = SIZE};
+    unsigned shared = 0;
+    block_pool_init(&p, f->disk);
+    assert_false(block_pool_shares(&p, &short_one));
+    assert_true(block_pool_shares(&p, &r));
+    block_pool_enter(&p);
+    assert_false(block_pool_shares(&p, &r)); /* one at a time */
+    block_pool_leave(&p);
+    for (unsigned i = 0; i < 100; i++) /* each comes when the one before is done */
+        shared += block_pool_shares(&p, &r);
+    assert_int_equal(shared, 4);
+    block_pool_enter(&p);
+    assert_false(block_pool_shares(&p, &r));
+    block_pool_leave(&p);
+    assert_true(block_pool_shares(&p, &r));
+    block_pool_release(&p);
+}
+
 static void the_null_disk_reads_zeroes(void **state)
 {
     (void)state;
@@ -363,6 +387,7 @@ int main(void)
         WITH_FILE(drain_waits_for_all_requests),
         WITH_FILE(what_the_page_cache_takes_is_done_at_once),
         WITH_FILE(a_long_wait_for_a_write_sends_the_next_ones_to_threads),
+        WITH_FILE(long_copies_are_shared_while_more_come),
         cmocka_unit_test(the_null_disk_reads_zeroes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,10 @@
 
 #include "base/log.h"
 
+#define LONG_COPY (256u << 10)
+#define ALONE_MAX 4
+#define ALONE_PAUSE 256 /* long requests until it is tried again */
+
 static void complain(struct block_pool *p, const struct block_request *r, int result)
 {
     static const char *const names[] = {"read", "write", "flush", "discard", "zero"};
@@ -54,6 +58,20 @@ void block_pool_add(struct block_pool *p, struct block_request *r)
     lock_drop(&p->lock);
 }
 
+bool block_pool_shares(struct block_pool *p, const struct block_request *r)
+{
+    if (r->len < LONG_COPY)
+        return false;
+    lock_acquire(&p->lock);
+    if (p->in_flight)
+        p->alone = 0;
+    else if (p->shared || p->alone >= ALONE_MAX)
+        p->alone = (p->alone + 1) % (ALONE_MAX + ALONE_PAUSE);
+    bool shares = p->shared = !p->in_flight && p->alone < ALONE_MAX;
+    lock_drop(&p->lock);
+    return shares;
+}
+
 void block_pool_enter(struct block_pool *p)
 {
     lock_acquire(&p->lock);
@@ -85,7 +103,8 @@ void block_pool_init(struct block_pool *p, struct block_device *owner)
     lock_init(&p->lock, LOCK_RANK_BACKEND);
     pthread_cond_init(&p->work, NULL);
     pthread_cond_init(&p->idle, NULL);
-    p->in_flight = p->thread_count = 0;
+    p->in_flight = p->thread_count = p->alone = 0;
+    p->shared = false;
     p->stop = false;
 }
 

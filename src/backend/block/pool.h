@@ -22,6 +22,8 @@ struct block_pool {
     pthread_cond_t idle; /* in_flight became 0 */
     struct list queue;
     unsigned in_flight; /* entered, and not left */
+    bool shared;        /* block_pool_shares() said yes the last time */
+    unsigned alone;     /* so often in a row without use */
     bool stop;
     pthread_t threads[BLOCK_POOL_THREADS];
     unsigned thread_count;
@@ -36,6 +38,13 @@ void block_pool_release(struct block_pool *p);
 
 void block_pool_add(struct block_pool *p, struct block_request *r);
 void block_pool_drain(struct block_pool *p);
+
+/*
+ * Is @r, which its submitter could copy at once, better given to a thread? Long copies are, one at a time, as
+ * long as the guest submits others meanwhile, which the submitter copies: so both work. A guest that waits
+ * for each request would only wait longer; it is tried again now and then.
+ */
+bool block_pool_shares(struct block_pool *p, const struct block_request *r);
 
 /* For requests that are executed elsewhere, so that drain waits for them as well. */
 void block_pool_enter(struct block_pool *p);

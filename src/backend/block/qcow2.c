@@ -588,15 +588,13 @@ static bool submit_uring(struct qcow2 *q, struct block_request *r)
 static void qcow2_submit(struct block_device *b, struct block_request *r)
 {
     struct qcow2 *q = from_base(b);
-    if (plain_transfer(q, r)) {
-        if (do_at_once(q, r)) {
-            block_pool_finish(&q->pool, r, 0);
-            return;
-        }
-        if (submit_uring(q, r))
-            return;
-    }
-    block_pool_add(&q->pool, r);
+    bool plain = plain_transfer(q, r);
+    if (plain && q->file.at_once && block_pool_shares(&q->pool, r))
+        plain = false;
+    if (plain && do_at_once(q, r))
+        block_pool_finish(&q->pool, r, 0);
+    else if (!plain || !submit_uring(q, r))
+        block_pool_add(&q->pool, r);
 }
 
 static void qcow2_drain(struct block_device *b)

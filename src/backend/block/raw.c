@@ -120,15 +120,13 @@ static bool submit_uring(struct raw *raw, struct block_request *r)
 static void raw_submit(struct block_device *b, struct block_request *r)
 {
     struct raw *raw = from_base(b);
-    if (plain_transfer(raw, r)) {
-        if (host_file_transfer_now(&raw->file, r->op, r->iov, r->iovcnt, r->offset, r->len)) {
-            block_pool_finish(&raw->pool, r, 0);
-            return;
-        }
-        if (submit_uring(raw, r))
-            return;
-    }
-    block_pool_add(&raw->pool, r);
+    bool plain = plain_transfer(raw, r);
+    if (plain && raw->file.at_once && block_pool_shares(&raw->pool, r))
+        plain = false;
+    if (plain && host_file_transfer_now(&raw->file, r->op, r->iov, r->iovcnt, r->offset, r->len))
+        block_pool_finish(&raw->pool, r, 0);
+    else if (!plain || !submit_uring(raw, r))
+        block_pool_add(&raw->pool, r);
 }
 
 static void raw_drain(struct block_device *b)
