@@ -70,4 +70,4 @@ def ratios(rounds, measure, unit):
         r = [ours / qemu for ours, qemu in pairs]
         medians = [statistics.median(side) for side in zip(*pairs)]
         print(f"{name:24}{statistics.median(r):6.2f} times QEMU's   ({min(r):.2f} to {max(r):.2f}, {len(r)} rounds; "
-              f"{medians[0]:.0f} and {medians[1]:.0f} {unit})", flush=True)
+              f"{medians[0]:.1f} and {medians[1]:.1f} {unit})", flush=True)
