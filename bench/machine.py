@@ -97,7 +97,7 @@ class Machine:
             for line in f:
                 if m := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
                     size = int(m[2], 16) - int(m[1], 16)
-                    guest = "memfd:guest-ram" in line or size >= ram // 2
+                    guest = "memfd:trapeze-ram" in line or size >= ram // 2
                 elif line.startswith("Pss:") and not guest:
                     total += int(line.split()[1]) * 1024
         return total

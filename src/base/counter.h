@@ -32,6 +32,8 @@
     X(tlb_misses, "walks of page tables by the software TLB")            \
     X(tlb_refills, "software TLB misses that its second level answered") \
     X(tlb_flushes, "software TLB flushes")                               \
+    X(window_faults, "host faults in windows")                           \
+    X(window_fills, "pages mapped into windows")                         \
     X(page_faults, "guest page faults")                                  \
     X(exceptions, "other guest exceptions")                              \
     X(interrupts, "interrupts taken")                                    \

@@ -9,6 +9,7 @@
  */
 #include "base/log.h"
 #include "soft/system-internal.h"
+#include "soft/window.h"
 
 /* What is being delivered. */
 struct event {
@@ -374,6 +375,8 @@ void soft_deliver_interrupt(struct soft_cpu *c)
 {
     c->s->interrupt_pending = 0;
     c->vcpu->counters.interrupts++;
+    if (c->windows && c->cpl == 3)
+        windows_tick(c);
     deliver_event(c, c->s->interrupt_vector);
 }
 

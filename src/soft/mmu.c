@@ -30,6 +30,7 @@
 #include "base/log.h"
 #include "soft/mmu-inline.h"
 #include "soft/system-internal.h"
+#include "soft/window.h"
 
 #define TAG_GLOBAL 0 /* rule 1 */
 #define CTX_SYS 1    /* rule 2 */
@@ -120,6 +121,8 @@ static void wipe(struct soft_cpu *c)
         lockstep_fills(c, NULL);
     memset(c->tlb, 0xff, sizeof c->tlb);
     clear_all_ranges(c);
+    if (c->windows)
+        windows_drop_all(c);
     memset(c->mmu->small, 0xff, sizeof c->mmu->small);
     memset(c->mmu->large, 0xff, sizeof c->mmu->large);
     c->mmu->private_count = 0;
@@ -299,6 +302,8 @@ void mmu_update(struct soft_cpu *c)
     c->ctx_ac = never ? CTX_NEVER : context(c, s->cr4 & X86_CR4_SMAP ? MMU_SYS_AC : MMU_SYS);
     c->ctx = never ? CTX_NEVER : context(c, current_class(c));
     update_ranges(c);
+    if (c->mode & SOFT_MODE_WINDOW)
+        windows_switch(c, never ? 0 : space);
     update_map_key(c);
 }
 
@@ -410,6 +415,8 @@ void soft_tlb_invlpg(struct soft_cpu *c, u64 la)
     if (((e->tag ^ la) & PAGE_MASK) == 0)
         drop(e);
     drop_behind(c, la);
+    if (c->windows)
+        windows_invlpg(c, la);
     if (region_test(c->mmu->region_4m, la >> 22) || region_test(c->mmu->region_1g, la >> 30))
         drop_large(c, la);
 }
@@ -430,6 +437,8 @@ void soft_tlb_protect(struct soft_cpu *c, u64 gpa)
     for (unsigned i = 0; i < ARRAY_SIZE(c->mmu->large); i++)
         c->mmu->large[i].gpa &= ~(u64)SOFT_TLB_WIDE_WRITE;
     clear_write_ranges(c);
+    if (c->windows)
+        windows_protect(c, gpa);
 }
 
 /* --- filling --- */

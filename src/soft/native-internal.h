@@ -214,7 +214,6 @@ native_run_fn native_control(const ZydisDecodedInstruction *insn);
 /* What a stub's instruction raised on this thread: the host's trap number. */
 unsigned native_last_trap(void);
 /* The stub that this thread is executing; else NULL. One move to set: this is part of a program. */
-#define NATIVE_TLS __attribute__((tls_model("initial-exec")))
 extern _Thread_local const struct native_stub *volatile native_running NATIVE_TLS;
 
 #endif

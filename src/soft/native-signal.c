@@ -12,6 +12,7 @@
 #include "soft/native-internal.h"
 
 _Thread_local const struct native_stub *volatile native_running NATIVE_TLS;
+_Thread_local struct fault_catcher *volatile fault_catcher NATIVE_TLS;
 static _Thread_local volatile unsigned last_trap;
 
 unsigned native_last_trap(void)
@@ -45,7 +46,10 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 {
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
     const struct native_stub *stub = native_running;
+    struct fault_catcher *catcher = fault_catcher;
 
+    if (sig == SIGSEGV && !stub && catcher && catcher->caught(catcher, (u64)(uintptr_t)info->si_addr, regs))
+        return;
     if (!stub || (uintptr_t)regs[REG_RIP] != (uintptr_t)stub->insn || regs[REG_TRAPNO] == X86_PF_) {
         pass_on(sig, info);
         return;

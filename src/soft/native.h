@@ -62,6 +62,17 @@ bool native_is_masked(const struct native_stub *stub);
 /* How many bytes a mask, as it is now, lets access, from *@first on; 0 also for a vector SIB. */
 unsigned native_masked_bytes(struct soft_cpu *c, const struct native_stub *stub, unsigned *first);
 
+/*
+ * Who is asked first about a fault of this thread outside stubs, set while its code runs, else NULL. caught()
+ * is called in the signal handler, with the address (si_addr) and the registers (gregs): true when the thread may
+ * go on with these as they are then.
+ */
+struct fault_catcher {
+    bool (*caught)(struct fault_catcher *f, u64 address, long long *regs);
+};
+#define NATIVE_TLS __attribute__((tls_model("initial-exec")))
+extern _Thread_local struct fault_catcher *volatile fault_catcher NATIVE_TLS;
+
 /* Installs the handlers for SIGFPE, SIGSEGV, SIGILL and SIGBUS raised inside stubs; once a process. */
 int native_install_signals(struct error *err);
 

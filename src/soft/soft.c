@@ -2,6 +2,7 @@
 #include "soft/soft.h"
 #include "base/log.h"
 #include "soft/system-internal.h"
+#include "soft/window.h"
 
 int soft_cpu_init(struct soft_cpu *c, struct vcpu *vcpu, struct error *err)
 {
@@ -35,7 +36,7 @@ static bool flat(const struct x86_segment *seg, u32 type)
     return (seg->attr & mask) == (X86_ATTR_P | X86_ATTR_S | X86_ATTR_RW | type);
 }
 
-static u32 mode_bits(const struct soft_cpu *c)
+static u32 mode_bits(struct soft_cpu *c)
 {
     const struct x86_state *s = c->s;
     u32 mode = 0;
@@ -45,8 +46,11 @@ static u32 mode_bits(const struct soft_cpu *c)
         mode |= SOFT_MODE_CPL3;
     if (c->cpl == 0)
         mode |= SOFT_MODE_CPL0;
-    if (c->code_size == 8)
+    if (c->code_size == 8) {
+        if (c->windows && c->cpl == 3 && windows_on(c))
+            mode |= SOFT_MODE_WINDOW;
         return mode | SOFT_MODE_CODE64 | SOFT_MODE_FLAT;
+    }
     if (x86_v8086(s))
         mode |= SOFT_MODE_VM86;
     if (c->code_size == 4)

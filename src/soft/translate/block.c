@@ -39,6 +39,7 @@ static void emit_slow_paths(struct translator *x)
         struct slow_path *p = &x->slow_paths[n];
         for (unsigned k = 0; k < p->misses; k++)
             emit_range_miss(x, p, &p->miss[k]);
+        p->at = x->e->at;
         for (unsigned k = 0; k < p->jumps; k++)
             emit_set_target(p->jump[k], x->e->at);
         if (p->save)
@@ -247,6 +248,7 @@ static void emit_handler_run(struct translator *x, unsigned first, unsigned coun
     vector_flush(x);
     flags_save(x);
     call_handlers(x, first, count);
+    x->changed = 0xffff;
     x->vector_known = 0;
     x->flags_in_host = false;
     x->flags_saved = true;
@@ -261,6 +263,7 @@ static unsigned emit_native(struct translator *x, unsigned n)
     x->slow = NULL;
     if (x->b->insn[n].flags & INSN_BRANCH)
         vector_flush(x);
+    u8 *begin = x->e->at;
     unsigned count = emit_stack_run(x, n);
     if (!count) {
         translate_insn(x, &x->b->insn[n]);
@@ -268,8 +271,13 @@ static unsigned emit_native(struct translator *x, unsigned n)
     }
     if (x->hot)
         trace_note_writes(x);
+    x->changed |= window_changes(x, n, count);
     if (x->slow) {
         x->slow->back = x->e->at;
+        for (unsigned k = 0; k < x->slow->misses; k++)
+            if (x->slow->miss[k].window)
+                x->slow->begin = begin;
+        x->slow->end = x->e->at;
         x->slow->reload = x->flags_in_host;
         x->slow->vector_known = x->vector_known;
     }
@@ -342,6 +350,8 @@ static void start(struct translator *x, struct translate_cpu *t, const struct bl
     x->wide = b->mode & SOFT_MODE_CODE64;
     x->word = x->wide ? 8 : 4;
     x->frame = points_to_frame(t->soft.s);
+    if (b->mode & SOFT_MODE_WINDOW)
+        window_want_all(t);
     x->block_off = (i32)(b->gpa & ~PAGE_MASK);
 }
 
@@ -352,6 +362,7 @@ static struct translation *finish(struct translator *x, struct translation *code
     u8 *begin = e->at;
     struct stale_jumps to_stale = {0};
     x->code = code;
+    code->start = begin + e->to_exec;
     decode_all(x);
     x->starts_saved = saves_first(x);
     emit_entries(x, code, &to_stale);
@@ -361,9 +372,9 @@ static struct translation *finish(struct translator *x, struct translation *code
     for (unsigned n = 0; n < x->way_count; n++)
         leave(x, &x->ways[n]);
     emit_stale(x, code, &to_stale);
+    window_note_sites(x, code);
     for (enum entry n = 0; n < ENTRIES; n++)
         memcpy(code->original[n], code->entry[n], ENTRY_PATCH);
-    code->start = begin + e->to_exec;
     code->size = (u32)(e->at - begin);
     if (trace_on(translate))
         translate_dump(t, code, t->soft.s->rip, x, dump_trace);

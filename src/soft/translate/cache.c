@@ -276,6 +276,7 @@ static void evict(struct translate_vm *v, struct code_region *r)
         if (v->vm->vcpus[n]->engine_data)
             forget_found(v->vm->vcpus[n]->engine_data, r);
     r->arena_used = r->arena;
+    atomic_store(&r->by_address_used, 0);
     r->exits_used = r->exits;
     r->slots_used = r->slots;
 }
@@ -318,6 +319,7 @@ void code_regions_init(struct translate_vm *v)
         r->code_end = r->code + ALIGN_DOWN(code_size / count, 64);
         r->arena = r->arena_used = ALIGN_DOWN(v->arena_size / count, TRANSLATION_UNIT) * n;
         r->arena_end = r->arena + ALIGN_DOWN(v->arena_size / count, TRANSLATION_UNIT);
+        r->by_address = v->by_address + translations_in(v->arena_size) / count * n;
         r->exits = r->exits_used = MAX(n * (TRANSLATE_EXITS_MAX / count), 1u); /* 0 is none */
         r->slots = r->slots_used = n * (TRANSLATE_SLOTS_MAX / count);
     }

@@ -157,6 +157,8 @@ void emit_address(struct translator *x, const struct insn *i, const ZydisDecoded
 
 static i32 range_at(bool user, bool write, unsigned range)
 {
+    if (range >= RANGE_WINDOW)
+        return (i32)(offsetof(struct soft_cpu, window) + (range - RANGE_WINDOW) * sizeof(struct soft_range));
     return (i32)(offsetof(struct soft_cpu, range) +
                  ((user * 2u + write) * SOFT_RANGES + range) * sizeof(struct soft_range));
 }
@@ -164,6 +166,8 @@ static i32 range_at(bool user, bool write, unsigned range)
 /* What changes its page all the time is better looked up in the TLB at once. */
 unsigned memory_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
+    if (x->b->mode & SOFT_MODE_WINDOW)
+        return window_range(x, i, m);
     if (x->hot)
         return trace_range(x, i, m);
     if (m->mem.index != ZYDIS_REGISTER_NONE)
@@ -339,8 +343,33 @@ static void emit_range_thunk(struct emit *e, bool user, bool write, unsigned siz
     emit8(e, 0xc3);
 }
 
+/* T20. The same where A is a window that C is not in: it may be in another one. */
+static void emit_window_thunk(struct emit *e, bool write, unsigned size)
+{
+    for (unsigned k = 0; k < WINDOWS; k++) {
+        i32 window = (i32)(offsetof(struct soft_cpu, window) + k * sizeof(struct soft_range));
+        emit_mov(e, HOST_D, HOST_C);
+        emit_op_rm(e, true, 0x2b, HOST_D, at(HOST_CPU, window + (i32)offsetof(struct soft_range, base)));
+        emit_op_rm(e, true, 0x3b, HOST_D, at(HOST_CPU, window + (i32)offsetof(struct soft_range, limit)));
+        u8 *next = emit_jump(e, CC_AE);
+        emit_rm(e, &(struct encoding){.opcode = 0xc7, .imm_len = 4, .imm = {(u8)k}}, CPU(window_last));
+        emit_load(e, HOST_D, at(HOST_CPU, window + (i32)offsetof(struct soft_range, addend)));
+        emit_op_rr(e, false, 0x39, HOST_D, HOST_D); /* ZF */
+        emit8(e, 0xc3);
+        emit_set_target(next, e->at);
+    }
+    emit_tlb_index(e, size);
+    emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tlb_tag(true, write)));
+    emit_load(e, HOST_D, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    emit8(e, 0xc3);
+}
+
 void emit_memory_thunks(struct translate_cpu *t)
 {
+    for (unsigned n = 0; n < 2 * ACCESS_SIZES; n++) {
+        t->thunk.window_miss[n & 1][n / 2] = t->vm->emit.at;
+        emit_window_thunk(&t->vm->emit, n & 1, 1u << (n / 2));
+    }
     for (unsigned n = 0; n < 4 * ACCESS_SIZES; n++) {
         bool user = n & 1, write = n & 2;
         t->thunk.range_miss[user][write][n / 4] = t->vm->emit.at;
@@ -369,10 +398,12 @@ static void emit_range_check(struct translator *x, unsigned range, unsigned size
         emit_mov(e, HOST_A, HOST_C);
     emit_op_rm(e, true, 0x2b, HOST_A, at(HOST_CPU, r + (i32)offsetof(struct soft_range, base)));
     emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_CPU, r + (i32)limit));
-    *miss = (struct range_miss){.jump = emit_jump(e, CC_AE), .range = (u32)r, .is_direct = direct};
+    *miss = (struct range_miss){
+        .jump = emit_jump(e, CC_AE), .range = (u32)r, .is_direct = direct, .window = range >= RANGE_WINDOW};
     if (direct)
         miss->direct = *direct;
-    miss->thunk = x->t->thunk.range_miss[user][write][size_class(size)];
+    miss->thunk = miss->window ? x->t->thunk.window_miss[write][size_class(size)]
+                               : x->t->thunk.range_miss[user][write][size_class(size)];
     if (direct)
         emit_load(e, HOST_C, addend);
     else
@@ -387,7 +418,8 @@ void emit_range_miss(struct translator *x, struct slow_path *p, const struct ran
     emit_set_target(m->jump, e->at);
     if (m->is_direct)
         emit_lea(e, HOST_C, m->direct);
-    emit_mov_imm32(e, HOST_A, m->range);
+    if (!m->window)
+        emit_mov_imm32(e, HOST_A, m->range);
     emit_call_to(e, m->thunk);
     p->jump[p->jumps++] = emit_jump(e, CC_NE);
     emit_op_rr(e, true, m->is_direct ? 0x89 : 0x01, HOST_D, HOST_C);
@@ -423,7 +455,7 @@ bool keeps_flags(const struct translator *x)
     const struct translate_options *o = &x->t->options;
     return x->t->bmi2 && x->live[x->index] && x->flags_in_host && !x->flags_saved &&
            x->reader[x->index] <= READER_NEAR && !o->slow_memory && !o->live_flags &&
-           (x->wide || !has_base(memory_operand(x)));
+           (x->wide || !has_base(memory_operand(x))) && !(x->b->mode & SOFT_MODE_WINDOW);
 }
 
 /* @to becomes what PEXT or PDEP make of @from and a mask. */

@@ -23,6 +23,7 @@ static const struct word words[] = {
     WORD("no-native", no_native, 1),     WORD("slow-memory", slow_memory, 1),
     WORD("live-flags", live_flags, 1),   WORD("one-insn", block_insns, 1),
     WORD("no-traces", no_traces, 1),     WORD("traces", traces, 1),
+    WORD("windows", windows, 1),         WORD("no-windows", no_windows, 1),
     WORD("flush", flush, 100),           WORD("fail", fail, 3),
     WORD("lockstep", lockstep, 1),       WORD("lockstep-blocks", lockstep_blocks, 64),
 };

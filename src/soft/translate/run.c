@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "soft/translate/translate-internal.h"
+#include "soft/window.h"
 
 static struct translate_cpu *of(struct soft_cpu *c)
 {
@@ -158,6 +159,8 @@ static struct translation *current_code(struct translate_cpu *t, struct block_pl
     struct translate_vm *v = t->vm;
     lock_acquire(&v->lock);
     struct translation *code = translation_find(v, at.gpa, t->soft.mode);
+    if (code && code->worn)
+        code = NULL;
     if (code && is_current(code))
         return code;
     bool seen_trace = code && code->pieces; /* T17: is not compared, and made anew */
@@ -317,6 +320,7 @@ static bool go_on(struct translate_cpu *t, bool first)
     if (atomic_load_explicit(&c->kick, memory_order_relaxed) && atomic_exchange(&c->kick, 0)) {
         serve_writes(t);
         trace_check_misses(t);
+        window_serve_worn(t);
     }
     if (!first && c->stop_block)
         return false;
@@ -374,6 +378,7 @@ static void engine_vcpu_release(struct vcpu *vcpu)
     if (!t)
         return;
     translate_code_release(t);
+    windows_release(&t->soft);
     lockstep_release(t);
     interpret_detach(&t->soft);
     soft_cpu_release(&t->soft);
@@ -408,6 +413,14 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     t->soft.interpret->arena_size = TRANSLATE_COLD_ARENA;
     if (t->options.block_insns)
         t->soft.interpret->max_insns = MIN(t->options.block_insns, (u32)BLOCK_MAX_INSNS);
+    if (!t->options.no_windows && !t->lockstep) {
+        rc = windows_init(&t->soft, t->options.windows, err);
+        if (rc != 0) {
+            engine_vcpu_release(vcpu);
+            return rc;
+        }
+    }
+    t->catcher.caught = translate_fault;
     vector_init(&t->soft);
     t->flags_killed = flags_probe();
     t->bmi2 = __builtin_cpu_supports("bmi2");
@@ -421,7 +434,10 @@ static enum vcpu_exit engine_run(struct vcpu *vcpu)
 {
     struct translate_cpu *t = vcpu->engine_data;
     t->soft.tsc_inline = vclock_tsc_offset(&vcpu->vm->clock, &t->soft.clock_offset);
-    return interpret_engine_run(vcpu);
+    fault_catcher = &t->catcher;
+    enum vcpu_exit exit = interpret_engine_run(vcpu);
+    fault_catcher = NULL;
+    return exit;
 }
 
 static void engine_kick(struct vcpu *vcpu)

@@ -326,7 +326,8 @@ static int tables_init(struct translate_vm *v, struct error *err)
     v->by_page = calloc(m->ram_size >> PAGE_SHIFT, sizeof *v->by_page);
     v->hash = calloc(1u << TRANSLATION_HASH_BITS, sizeof *v->hash);
     v->exits = calloc(TRANSLATE_EXITS_MAX, sizeof *v->exits);
-    if (!v->by_page || !v->hash || !v->exits)
+    v->by_address = calloc(translations_in(v->arena_size), sizeof *v->by_address);
+    if (!v->by_page || !v->hash || !v->exits || !v->by_address)
         return error_set(err, ENOMEM, "no memory for the tables of translated code");
     return memory_watch_add(m, &v->watch, err);
 }
@@ -389,6 +390,7 @@ void translate_vm_release(struct vm *vm)
     free(v->by_page);
     free(v->hash);
     free(v->exits);
+    free(v->by_address);
     lock_release(&v->lock);
     free(v);
 }

@@ -188,17 +188,23 @@ static unsigned bad_bit(u64 gpa)
     return (unsigned)(gpa * 0x9e3779b97f4a7c15ull >> (64 - SITE_BITS));
 }
 
-static bool is_bad(const struct tracer *r, u64 gpa)
+bool trace_is_bad(const struct translate_cpu *t, u64 gpa)
 {
     unsigned n = bad_bit(gpa);
-    return r->bad[n / 8] >> n % 8 & 1;
+    return t->tracer.bad[n / 8] >> n % 8 & 1;
+}
+
+void trace_set_bad(struct translate_cpu *t, u64 gpa)
+{
+    unsigned n = bad_bit(gpa);
+    t->tracer.bad[n / 8] |= (u8)(1u << n % 8);
 }
 
 static unsigned new_range(struct translator *x, u64 gpa, bool write)
 {
     struct tracer *r = &x->t->tracer;
     unsigned kind = (x->b->mode & SOFT_MODE_CPL3 ? 2 : 0) + write, range;
-    if (is_bad(r, gpa))
+    if (trace_is_bad(x->t, gpa))
         return RANGE_NONE;
     range = FIRST_RANGE + r->next_range[kind]++ % (SOFT_RANGES - FIRST_RANGE);
     r->owner[kind * SOFT_RANGES + range].code = x->code;
@@ -251,8 +257,7 @@ static void give_up(struct translate_cpu *t, unsigned n)
     struct translation *code = r->owner[n].code;
     if (!code)
         return;
-    unsigned bit = bad_bit(r->owner[n].gpa);
-    r->bad[bit / 8] |= (u8)(1u << bit % 8);
+    trace_set_bad(t, r->owner[n].gpa);
     r->owner[n].code = NULL;
     t->soft.vcpu->counters.ranges_given_up++;
     if (code->link)

@@ -6,6 +6,7 @@
 #define TRAPEZE_SOFT_TRANSLATE_INTERNAL_H
 
 #include "soft/interpret/handlers.h"
+#include "soft/native.h"
 #include "soft/translate/emit.h"
 
 /* --- registers (T1) --- */
@@ -38,6 +39,8 @@ struct translate_options {
     u32 flush;           /* not 0: a region goes after so many translations */
     u32 fail;            /* not 0: one translation in so many fails */
     u32 no_traces;       /* none are made */
+    u32 no_windows;      /* nobody gets any */
+    u32 windows;         /* all user code has them from the start */
     u32 traces;          /* one is made wherever the run loop comes */
     u32 lockstep;        /* not 0: compare with the interpreter, one run in so many (lockstep.c) */
     u32 lockstep_blocks; /* how many blocks a compared run may enter */
@@ -57,6 +60,12 @@ enum entry { ENTRY_HOST, ENTRY_SAVED, ENTRY_HOST_CHECKED, ENTRY_SAVED_CHECKED, E
 
 #define TRANSLATE_MAX_INSNS 64 /* of a trace; a block has fewer */
 
+/* Code that may fault in a window, and its way round (T20). Offsets in the code of the translation. */
+struct window_site {
+    u32 begin, end, slow;
+    u32 off; /* of the guest's instruction in its page */
+};
+
 /* The machine code of a block or a trace. */
 struct translation {
     struct translation **link, *next; /* in the list of its page's; link is NULL: stale, not in the list */
@@ -65,15 +74,18 @@ struct translation {
     u8 *entry[ENTRIES];  /* writable view */
     u8 *stale[2];        /* what the entries lead to when it is stale, by flags in the host or saved */
     u8 original[ENTRIES][ENTRY_PATCH];
-    u8 *start;   /* executable view */
-    u32 size;    /* bytes of code */
-    u32 links;   /* the first exit that is patched to here; 0 is none */
-    u32 runs;    /* entries from the run loop, counted in lock-step */
-    u32 slot;    /* of a block that ends in the next page: its key is that of the last good mapping (T8) */
-    u32 units;   /* of all this in memory */
-    u16 pieces;  /* of a trace: blocks (T17); 0: it is none */
-    u8 samples;  /* how often a kick was noticed here */
-    bool record; /* the next run shows what a trace consists of */
+    u8 *start; /* executable view */
+    u32 size;  /* bytes of code */
+    u32 links; /* the first exit that is patched to here; 0 is none */
+    u32 runs;  /* entries from the run loop, counted in lock-step */
+    u32 slot;  /* of a block that ends in the next page: its key is that of the last good mapping (T8) */
+    u32 sites; /* T20: how many ... */
+    const struct window_site *site; /* ... and where they are, behind the code */
+    bool worn;                      /* T20: is made anew instead of being used again */
+    u32 units;                      /* of all this in memory */
+    u16 pieces;                     /* of a trace: blocks (T17); 0: it is none */
+    u8 samples;                     /* how often a kick was noticed here */
+    bool record;                    /* the next run shows what a trace consists of */
 };
 
 /* A direct exit to code in the same page, which is patched into a jump when its target has code (T6). */
@@ -108,6 +120,8 @@ struct code_region {
     size_t arena, arena_used, arena_end;
     u32 exits, exits_used;
     u32 slots, slots_used;
+    u32 *by_address; /* the numbers of its translations, in the order of their code (T20) */
+    _Atomic u32 by_address_used;
 };
 #define REGIONS_MAX 16u
 #define TRANSLATION_UNIT 32u
@@ -158,6 +172,7 @@ struct translate_thunks {
     u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
     u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
     u8 *range_miss[2][2][ACCESS_SIZES]; /* [CPL 3][write]; see emit_memory_thunks() */
+    u8 *window_miss[2][ACCESS_SIZES];   /* the same for windows (T20) */
 };
 
 /*
@@ -180,6 +195,7 @@ struct translate_vm {
     struct emit emit;         /* to_exec is constant */
     u8 *after_thunks;
     struct translate_exit *exits; /* 0 is none */
+    u32 *by_address;              /* what the regions have of it; constant */
 };
 
 /* trace.c (T17, T19) */
@@ -224,15 +240,22 @@ struct translate_cpu {
     u32 tries;                 /* of translating */
     struct lockstep *lockstep; /* lockstep.c, or NULL */
     struct tracer tracer;
+    struct fault_catcher catcher;
+    struct {
+        u64 gpa;
+        u32 count;
+    } refused[64];            /* T20: instructions whose accesses windows refused, by a hash */
+    struct translation *worn; /* one of them is in this one */
+    u32 worn_evictions;
     u32 budget;    /* in lock-step: blocks left to enter before translated code is left */
     u32 map_epoch; /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
 };
 
 /* Room that a block needs at most. */
-#define TRANSLATE_BLOCK_CODE 24576u
+#define TRANSLATE_BLOCK_CODE 25600u
 #define TRANSLATE_BLOCK_ARENA 1024u
 #define TRANSLATE_BLOCK_EXITS (BLOCK_MAX_INSNS + 4u)
-#define TRANSLATE_TRACE_CODE (768u * TRANSLATE_MAX_INSNS)
+#define TRANSLATE_TRACE_CODE (800u * TRANSLATE_MAX_INSNS)
 #define TRANSLATE_TRACE_ARENA (TRANSLATE_BLOCK_ARENA + PAGE_SIZE)
 #define TRANSLATE_TRACE_EXITS (TRANSLATE_MAX_INSNS + 4u)
 #define TRANSLATE_COLD_ARENA (24u << 20) /* decoded blocks, of use only until they are translated */
@@ -248,6 +271,12 @@ int translate_vm_init(struct vm *vm, struct error *err); /* engine_ops.vm_init a
 void translate_vm_release(struct vm *vm);
 
 /* --- cache.c --- */
+
+/* How many translations there is room for, at most. */
+static inline size_t translations_in(size_t arena_size)
+{
+    return arena_size / (sizeof(struct translation) + sizeof(struct block));
+}
 
 /* All regions are empty. */
 void code_regions_init(struct translate_vm *v);
@@ -299,8 +328,19 @@ void trace_end(struct translate_cpu *t);
 void trace_check_misses(struct translate_cpu *t);
 /* The range for an access of a trace, or RANGE_NONE. */
 unsigned trace_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
-void trace_note_writes(struct translator *x);    /* by the instruction that was emitted */
-void trace_forget_code(struct translate_cpu *t); /* some of it is about to go */
+void trace_note_writes(struct translator *x);              /* by the instruction that was emitted */
+void trace_forget_code(struct translate_cpu *t);           /* some of it is about to go */
+bool trace_is_bad(const struct translate_cpu *t, u64 gpa); /* does the instruction do better with the TLB? */
+void trace_set_bad(struct translate_cpu *t, u64 gpa);
+
+/* --- windows.c (T20) --- */
+
+bool translate_fault(struct fault_catcher *f, u64 address, long long *regs);
+u16 window_changes(const struct translator *x, unsigned first, unsigned count);
+unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+void window_note_sites(struct translator *x, struct translation *code);
+void window_want_all(struct translate_cpu *t); /* what the registers point to */
+void window_serve_worn(struct translate_cpu *t);
 
 /* T5: makes the entries lead to the block, or out to the run loop. */
 void translation_restore(struct translate_cpu *t, struct translation *code, u64 page);
@@ -332,6 +372,7 @@ struct range_miss {
     u8 *thunk;
     u32 range; /* its offset in struct soft_cpu */
     bool is_direct;
+    bool window;
     struct address direct;
 };
 
@@ -358,6 +399,8 @@ struct slow_path {
     u8 misses;
     u8 *jump[SLOW_JUMPS]; /* displacements of the jumps to it */
     u8 *back;             /* where it goes on */
+    u8 *begin, *end;      /* T20: the instruction's code, when windows may fault in it; else NULL */
+    u8 *at;               /* of the way round */
     unsigned index;       /* of the instruction ... */
     u8 count;             /* ... or the first of so many that are done together */
     u8 jumps;
@@ -436,6 +479,7 @@ struct translator {
     unsigned slow_count;
     struct way_out ways[TRANSLATE_MAX_INSNS + 8];
     unsigned way_count;
+    u16 changed;     /* bits: guest registers that are not what they were at the start */
     u8 vector_known; /* bit enum vector_class: known to be in host registers (T11) */
     struct x87_last x87_last;
     struct vector_check checks[TRANSLATE_MAX_INSNS];
@@ -567,7 +611,8 @@ enum {
     RANGE_FS,
     RANGE_GS,
     RANGE_FIXED, /* 4 of them for addresses without registers, by page */
-    RANGE_NONE = SOFT_RANGES
+    RANGE_NONE = SOFT_RANGES,
+    RANGE_WINDOW /* and so on: T20, by the number of the window */
 };
 unsigned memory_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. Twice an

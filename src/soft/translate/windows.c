@@ -1,0 +1,173 @@
+/*
+ * Translated code and windows (T20): which window an access looks at first, where code goes on after a fault,
+ * and which instructions do better without.
+ */
+#include <ucontext.h>
+
+#include "soft/translate/translate-internal.h"
+#include "soft/window.h"
+
+/* --- which window --- */
+
+/* The guest registers that the instructions from @first on, just emitted, changed. */
+u16 window_changes(const struct translator *x, unsigned first, unsigned count)
+{
+    u16 changed = 0;
+    for (unsigned n = first; n < first + count; n++)
+        for (unsigned k = 0; k < x->decoded[n].z.operand_count; k++) {
+            const ZydisDecodedOperand *op = &x->decoded[n].op[k];
+            if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+                ZydisRegisterGetClass(op->reg.value) <= ZYDIS_REGCLASS_GPR64)
+                changed |= (u16)(1u << gpr_of(op->reg.value));
+        }
+    return changed;
+}
+
+/* By the value that the base has where the block is to run for the first time, if that is known. */
+unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    const struct soft_cpu *c = &x->t->soft;
+    if (m->mem.segment == ZYDIS_REGISTER_FS)
+        return RANGE_FS;
+    if (m->mem.segment == ZYDIS_REGISTER_GS)
+        return RANGE_GS;
+    if (trace_is_bad(x->t, x->b->gpa + i->off))
+        return RANGE_NONE;
+    if (m->mem.base == ZYDIS_REGISTER_RIP)
+        return RANGE_WINDOW + windows_kind(c, c->s->rip);
+    if (m->mem.base == ZYDIS_REGISTER_NONE)
+        return RANGE_WINDOW + WINDOW_PROGRAM;
+    unsigned base = gpr_of(m->mem.base);
+    if (base == X86_RSP || (base == X86_RBP && x->frame))
+        return RANGE_WINDOW + WINDOW_STACK;
+    if (!(x->changed & 1u << base) && c->s->gpr[base] >> PAGE_SHIFT)
+        return RANGE_WINDOW + windows_kind(c, c->s->gpr[base]);
+    return RANGE_WINDOW + c->window_last;
+}
+
+void window_want_all(struct translate_cpu *t)
+{
+    struct soft_cpu *c = &t->soft;
+    windows_want(c, c->s->rip);
+    for (unsigned r = 0; r < 16; r++)
+        if (c->s->gpr[r] >> PAGE_SHIFT)
+            windows_want(c, c->s->gpr[r]);
+}
+
+/* --- from a host's address to the guest's instruction --- */
+
+/* The table of the block's sites goes behind its code. */
+void window_note_sites(struct translator *x, struct translation *code)
+{
+    struct emit *e = x->e;
+    struct translate_vm *v = x->t->vm;
+    u8 *start = code->start - e->to_exec;
+    while ((uintptr_t)e->at & 3)
+        emit8(e, 0xcc);
+    code->site = (const struct window_site *)e->at;
+    for (unsigned n = 0; n < x->slow_count; n++) {
+        const struct slow_path *p = &x->slow_paths[n];
+        if (!p->begin)
+            continue;
+        emit32(e, (u32)(p->begin - start));
+        emit32(e, (u32)(p->end - start));
+        emit32(e, (u32)(p->at - start));
+        emit32(e, (u32)x->block_off + x->b->insn[p->index].off);
+        code->sites++;
+    }
+    struct code_region *r = code_region(v);
+    u32 used = atomic_load_explicit(&r->by_address_used, memory_order_relaxed);
+    r->by_address[used] = translation_number(v, code);
+    atomic_store_explicit(&r->by_address_used, used + 1, memory_order_release);
+}
+
+/* The translation that the executable address @pc is in, or NULL. */
+static struct translation *translation_of(struct translate_vm *v, const u8 *pc)
+{
+    const u8 *at = pc - v->emit.to_exec;
+    for (u32 k = 0; k < v->region_count; k++) {
+        struct code_region *r = &v->regions[k];
+        if (at < r->code || at >= r->code_end)
+            continue;
+        u32 low = 0, high = atomic_load_explicit(&r->by_address_used, memory_order_acquire);
+        while (low < high) { /* the first that begins behind @pc */
+            u32 middle = (low + high) / 2;
+            if (translation_at(v, r->by_address[middle])->start <= pc)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        return low ? translation_at(v, r->by_address[low - 1]) : NULL;
+    }
+    return NULL;
+}
+
+static const struct window_site *site_of(const struct translation *code, const u8 *pc)
+{
+    u32 off = (u32)(pc - code->start);
+    for (u32 n = 0; n < code->sites; n++)
+        if (off >= code->site[n].begin && off < code->site[n].end)
+            return &code->site[n];
+    return NULL;
+}
+
+/* --- instructions that do better without --- */
+
+enum { REFUSALS = 8 };
+
+static void note_refusal(struct translate_cpu *t, struct translation *code, const struct window_site *site)
+{
+    u64 gpa = (code->block->gpa & PAGE_MASK) + site->off;
+    unsigned n = (unsigned)(gpa * 0x9e3779b97f4a7c15ull >> 58);
+    if (t->refused[n].gpa != gpa) {
+        t->refused[n].gpa = gpa;
+        t->refused[n].count = 0;
+    }
+    if (++t->refused[n].count < REFUSALS || t->worn)
+        return;
+    trace_set_bad(t, gpa);
+    t->worn = code;
+    t->worn_evictions = t->vm->evictions;
+    atomic_store(&t->soft.kick, 1);
+}
+
+_Static_assert(ARRAY_SIZE(((struct translate_cpu *)0)->refused) == 64, "the hash above has 6 bits");
+
+/* Of a VM with one vCPU, as all that has windows. */
+void window_serve_worn(struct translate_cpu *t)
+{
+    struct translation *code = t->worn;
+    if (!code)
+        return;
+    t->worn = NULL;
+    lock_acquire(&t->vm->lock);
+    if (t->worn_evictions == t->vm->evictions) {
+        code->worn = true;
+        if (code->link)
+            translation_make_stale(t, code);
+    }
+    lock_drop(&t->vm->lock);
+}
+
+/* --- the fault --- */
+
+bool translate_fault(struct fault_catcher *f, u64 address, long long *regs)
+{
+    enum { ERROR_WRITE = 2 };
+    struct translate_cpu *t = container_of(f, struct translate_cpu, catcher);
+    const u8 *pc = (const u8 *)(uintptr_t)regs[REG_RIP];
+    if (!t->soft.windows || regs[REG_TRAPNO] != X86_PF_)
+        return false;
+    struct translation *code = translation_of(t->vm, pc);
+    const struct window_site *site = code ? site_of(code, pc) : NULL;
+    if (!site)
+        return false;
+    switch (windows_fault(&t->soft, address, regs[REG_ERR] & ERROR_WRITE)) {
+    case WINDOW_NOT_OURS: return false;
+    case WINDOW_MAPPED: return true;
+    case WINDOW_REFUSED: break;
+    }
+    note_refusal(t, code, site);
+    regs[REG_RIP] = (long long)(uintptr_t)(code->start + site->slow);
+    return true;
+}
