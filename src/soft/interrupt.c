@@ -353,6 +353,14 @@ static bool take_nmi(struct soft_cpu *c)
     return true;
 }
 
+static void deliver_external(struct soft_cpu *c, u8 vector)
+{
+    c->vcpu->counters.interrupts++;
+    if (c->windows && c->cpl == 3)
+        windows_tick(c);
+    deliver_event(c, vector);
+}
+
 static bool take_interrupt(struct soft_cpu *c)
 {
     struct vcpu *vcpu = c->vcpu;
@@ -366,18 +374,14 @@ static bool take_interrupt(struct soft_cpu *c)
         return false;
     trace(irq, "cpu%u: take vector 0x%x at 0x%llx", vcpu->index, (unsigned)vector,
           (unsigned long long)c->s->rip);
-    vcpu->counters.interrupts++;
-    deliver_event(c, (u8)vector);
+    deliver_external(c, (u8)vector);
     return true;
 }
 
 void soft_deliver_interrupt(struct soft_cpu *c)
 {
     c->s->interrupt_pending = 0;
-    c->vcpu->counters.interrupts++;
-    if (c->windows && c->cpl == 3)
-        windows_tick(c);
-    deliver_event(c, c->s->interrupt_vector);
+    deliver_external(c, c->s->interrupt_vector);
 }
 
 bool soft_poll_events(struct soft_cpu *c)

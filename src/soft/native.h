@@ -64,8 +64,8 @@ unsigned native_masked_bytes(struct soft_cpu *c, const struct native_stub *stub,
 
 /*
  * Who is asked first about a fault of this thread outside stubs, set while its code runs, else NULL. caught()
- * is called in the signal handler, with the address (si_addr) and the registers (gregs): true when the thread may
- * go on with these as they are then.
+ * is called in the signal handler, with the address (si_addr) and the registers (gregs): true when the thread
+ * may go on with these as they are then.
  */
 struct fault_catcher {
     bool (*caught)(struct fault_catcher *f, u64 address, long long *regs);

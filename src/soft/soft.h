@@ -63,9 +63,6 @@ struct soft_range {
 };
 #define SOFT_RANGES 256
 
-/* Windows (window.h) by what is usually there: an access looks at one of them first. */
-enum { WINDOW_PROGRAM, WINDOW_LIBRARIES, WINDOW_STACK, WINDOWS };
-
 enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
 
 /* What an instruction needs of the vector and x87 state; each but the last has the one before in it. */
@@ -124,8 +121,7 @@ struct soft_cpu {
     u8 vector_away[VECTOR_CLASSES]; /* 0: the guest's registers are in the host's; translate/vector-state.c */
     u8 vector_level;                /* how many of them */
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
-    struct soft_range window[WINDOWS]; /* for code of SOFT_MODE_WINDOW */
-    u32 window_last;                   /* which one an access was in that missed another */
+    u64 window_mask, window_gs;     /* windows: WINDOW_MASK; minus the GS that code of SOFT_MODE_WINDOW has */
     struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
     u64 range_used[2][2][SOFT_RANGES / 64];                 /* bits: those that may be other than empty */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);

@@ -1,30 +1,39 @@
 /*
  * Windows (window.h).
  *
- * 1. A section is room for one window. It belongs to an address space: to the page tables at @root, and to
- * the number that mmu.c has for their PCID until that is flushed (mmu.c, rule 1).
- * 2. A page is in a section only with rights that the page tables gave it when they were last asked: to be
+ * 1. A window belongs to an address space: to the page tables at @root, and to the number that mmu.c has for
+ *    their PCID until that is flushed (mmu.c, rule 1).
+ * 2. It is 4 TiB: room for four slices of 1 TiB of guest addresses, each where the low bits of its number
+ * say. That is enough for the program, its heap, its libraries and its stack. soft_cpu.windows' table tells
+ *    translated code which slices have room, so whoever passed it is the only one with such low bits.
+ * 3. A page is in a window only with rights that the page tables gave it when they were last asked: to be
  *    written, only with D set and while it is untracked (memory.h). What changes that comes here: INVLPG,
  *    windows_protect(), wiping the TLB.
- * 3. A flush of the PCID does not empty its sections: they are out of use, since the number changed. When
- * user code with the same page tables runs again, each page is looked up anew, and goes if it is another one
- * or has fewer rights. That is far cheaper than to take a fault for each.
- * 4. soft_cpu.window, which translated code looks at, is right whenever code of SOFT_MODE_WINDOW may run.
- *    Sections lie apart, and nothing else lies between: an access that begins in a window and ends behind it,
- *    or has a small displacement, reaches nothing.
- * 5. A process has windows while they pay. Each page that is mapped costs credit, each tick gives some back.
+ * 4. A flush of the PCID does not empty its window: that is out of use, since the number changed. When user
+ *    code with the same page tables runs again, each page is looked up anew, and goes if it is another one or
+ *    has fewer rights. That is far cheaper than to take a fault for each.
+ * 5. The table of slices and GS, the host's, are right whenever code of SOFT_MODE_WINDOW may run.
+ * 6. Windows lie apart, and nothing else lies between. The pages at the ends of a slice are never in a
+ * window: an access beyond an end, whose other half is where another slice is, faults and is done the slow
+ * way.
+ * 7. A process has windows while they pay. Each page that is mapped costs credit, each tick gives some back.
  */
 #include <errno.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 #include "base/log.h"
 #include "soft/system-internal.h"
 #include "soft/window.h"
 
-#define SECTION_SHIFT 40
-#define SECTION_SIZE (1ull << SECTION_SHIFT)
-#define SECTION_STRIDE (SECTION_SIZE + (64ull << 30)) /* rule 4 */
-#define SECTIONS 40u
+#define SLICE_SHIFT 40
+#define SLICE_SIZE (1ull << SLICE_SHIFT)
+#define SLICES 4u /* of a window */
+#define NO_SLICE 0xffu
+#define WINDOW_SIZE (SLICES * SLICE_SIZE)
+#define WINDOW_STRIDE (WINDOW_SIZE + (16ull << 30)) /* rule 6 */
+#define WINDOWS 20u
+#define HOST_SIZE (WINDOWS * WINDOW_STRIDE + WINDOW_STRIDE - WINDOW_SIZE)
 #define USER_END (1ull << 47)
 #define LARGE_SIZE (2ull << 20)
 
@@ -37,20 +46,20 @@
 enum { START_TICKS = 3, CREDIT_START = 3000, CREDIT_TICK = 150, CREDIT_MAX = 6000, CHECKS_A_CREDIT = 64 };
 enum { WAIT_FIRST = 16, WAIT_MAX = 4096 };
 
-struct section {
-    u64 base; /* of the guest's addresses */
+struct window {
     u64 root;
-    u16 space;                      /* 0: free */
+    u16 space; /* 0: free */
+    u8 slice[SLICES];
+    bool huge;                      /* some pages are of pages of 1 GiB */
     u32 first;                      /* of its mappings; 0 is none */
-    bool huge;                      /* some are of pages of 1 GiB */
     u64 near_large[NEAR_BITS / 64]; /* by a hash of the 4 MiB: some there are of pages of 2 or 4 MiB */
 };
 
 struct mapping {
     u64 la, gpa; /* of the page, 4 KiB or 2 MiB */
-    u16 section;
+    u16 window;
     bool large, write;
-    u32 next, prev;        /* in the section */
+    u32 next, prev;        /* in the window */
     u32 next_la, next_gpa; /* in the hash tables */
 };
 
@@ -64,12 +73,12 @@ struct process {
 };
 
 struct windows {
-    u8 *host; /* SECTIONS of SECTION_STRIDE, all PROT_NONE to begin with */
+    u8 *host;   /* WINDOWS of WINDOW_STRIDE, all PROT_NONE to begin with */
+    u8 *slices; /* not owned: WINDOW_SLICES_ALL, not 0 for those that the current window has (rule 2) */
     bool always;
-    u64 root;  /* whose windows soft_cpu.window has, */
-    u16 space; /* 0: nobody's */
-    u32 next_section, free_mapping, fresh_mapping;
-    struct section section[SECTIONS];
+    struct window *now; /* the current one, or NULL */
+    u32 next_window, free_mapping, fresh_mapping;
+    struct window window[WINDOWS];
     struct process process[PROCESSES];
     struct mapping mapping[MAPPINGS];
     u32 by_la[1 << HASH_BITS], by_gpa[1 << HASH_BITS];
@@ -87,9 +96,14 @@ static u32 *hash_slot(u32 *table, u64 page, unsigned salt)
     return &table[((page >> PAGE_SHIFT) * 2 + salt) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS)];
 }
 
-static u8 *host_of(const struct windows *w, const struct section *s, u64 la)
+static u8 *host_start(const struct windows *w, const struct window *s)
 {
-    return w->host + (u64)(s - w->section) * SECTION_STRIDE + (la - s->base);
+    return w->host + WINDOW_STRIDE - WINDOW_SIZE + (u64)(s - w->window) * WINDOW_STRIDE;
+}
+
+static u8 *host_of(const struct windows *w, const struct window *s, u64 la)
+{
+    return host_start(w, s) + (la & (WINDOW_SIZE - 1));
 }
 
 static u64 size_of(bool large)
@@ -97,12 +111,12 @@ static u64 size_of(bool large)
     return large ? LARGE_SIZE : PAGE_SIZE;
 }
 
-static u32 find(struct windows *w, const struct section *s, u64 la, bool large)
+static u32 find(struct windows *w, const struct window *s, u64 la, bool large)
 {
     u64 page = la & ~(size_of(large) - 1);
     u32 n = *hash_slot(w->by_la, page, large);
     while (n && (w->mapping[n].la != page || w->mapping[n].large != large ||
-                 &w->section[w->mapping[n].section] != s))
+                 &w->window[w->mapping[n].window] != s))
         n = w->mapping[n].next_la;
     return n;
 }
@@ -129,7 +143,7 @@ static void forget(struct windows *w, u32 n)
     if (m->prev)
         w->mapping[m->prev].next = m->next;
     else
-        w->section[m->section].first = m->next;
+        w->window[m->window].first = m->next;
     if (m->next)
         w->mapping[m->next].prev = m->prev;
     m->next = w->free_mapping;
@@ -139,15 +153,15 @@ static void forget(struct windows *w, u32 n)
 static void drop(struct windows *w, u32 n)
 {
     const struct mapping *m = &w->mapping[n];
-    BUG_ON(!no_access(host_of(w, &w->section[m->section], m->la), size_of(m->large)));
+    BUG_ON(!no_access(host_of(w, &w->window[m->window], m->la), size_of(m->large)));
     forget(w, n);
 }
 
-static void empty(struct windows *w, struct section *s)
+static void empty(struct windows *w, struct window *s)
 {
     if (!s->first)
         return;
-    BUG_ON(!no_access(host_of(w, s, s->base), SECTION_SIZE));
+    BUG_ON(!no_access(host_start(w, s), WINDOW_SIZE));
     while (s->first)
         forget(w, s->first);
 }
@@ -164,16 +178,16 @@ static u32 new_mapping(struct windows *w)
 
 static void empty_all(struct windows *w)
 {
-    for (unsigned k = 0; k < SECTIONS; k++)
-        empty(w, &w->section[k]);
+    for (unsigned k = 0; k < WINDOWS; k++)
+        empty(w, &w->window[k]);
 }
 
-static void note(struct windows *w, struct section *s, u32 n, const struct mapping *what)
+static void note(struct windows *w, struct window *s, u32 n, const struct mapping *what)
 {
     struct mapping *m = &w->mapping[n];
     u32 *la = hash_slot(w->by_la, what->la, what->large), *gpa = hash_slot(w->by_gpa, what->gpa, what->large);
     *m = *what;
-    m->section = (u16)(s - w->section);
+    m->window = (u16)(s - w->window);
     m->prev = 0;
     m->next = s->first;
     if (s->first)
@@ -225,40 +239,38 @@ void windows_tick(struct soft_cpu *c)
     }
 }
 
-/* --- windows --- */
+/* --- the current window --- */
 
-static unsigned kind_of(u64 la)
+static void show(struct windows *w, struct window *s, u8 value)
 {
-    u64 slice = la >> SECTION_SHIFT;
-    return slice == 127 ? WINDOW_STACK : slice >= 112 ? WINDOW_LIBRARIES : WINDOW_PROGRAM;
+    for (unsigned k = 0; s && k < SLICES; k++)
+        if (s->slice[k] != NO_SLICE)
+            w->slices[s->slice[k]] = value;
 }
 
-unsigned windows_kind(const struct soft_cpu *c, u64 la)
+static void set_gs(struct soft_cpu *c, const u8 *start)
 {
-    unsigned kind = kind_of(la);
-    return la < USER_END ? kind : c->window_last;
+    c->window_gs = -(u64)(uintptr_t)start;
+    __asm__ volatile("wrgsbase %0" : : "r"(start));
 }
 
-static void set_ranges(struct soft_cpu *c)
+void windows_enter(struct soft_cpu *c)
+{
+    if (c->windows)
+        set_gs(c, (const u8 *)-(uintptr_t)c->window_gs);
+}
+
+static void choose(struct soft_cpu *c, struct window *s)
 {
     struct windows *w = c->windows;
-    memset(c->window, 0, sizeof c->window);
-    for (unsigned k = 0; w->space && k < SECTIONS; k++) {
-        const struct section *s = &w->section[k];
-        if (s->space != w->space || s->root != w->root)
-            continue;
-        c->window[kind_of(s->base)] = (struct soft_range){
-            .base = s->base,
-            .limit = SECTION_SIZE,
-            .limit_wide = SECTION_SIZE,
-            .addend = (intptr_t)((uintptr_t)host_of(w, s, s->base) - s->base),
-        };
-    }
-    if (!c->window[WINDOW_LIBRARIES].limit)
-        c->window[WINDOW_LIBRARIES] = c->window[WINDOW_STACK];
+    show(w, w->now, 0);
+    w->now = s;
+    show(w, s, 1);
+    if (s)
+        set_gs(c, host_start(w, s));
 }
 
-/* Rule 3: is what @m says still what the page tables say? */
+/* Rule 4: is what @m says still what the page tables say? */
 static bool holds(struct soft_cpu *c, const struct mapping *m)
 {
     struct paging_page p;
@@ -269,84 +281,82 @@ static bool holds(struct soft_cpu *c, const struct mapping *m)
     return !m->write || (p.writable && p.dirty);
 }
 
-static void look_again(struct soft_cpu *c, struct section *s, unsigned *kept, unsigned *gone)
+static void look_again(struct soft_cpu *c, struct window *s)
 {
     struct windows *w = c->windows;
+    struct process *p = process(w, s->root);
+    unsigned kept = 0, gone = 0;
     u32 next;
     for (u32 n = s->first; n; n = next) {
         next = w->mapping[n].next;
         if (holds(c, &w->mapping[n])) {
-            ++*kept;
+            kept++;
         } else {
-            ++*gone;
+            gone++;
             drop(w, n);
         }
     }
+    p->credit -= (i32)(kept / CHECKS_A_CREDIT + gone / 2);
+    if (gone > 16 && gone > kept) /* most likely another program */
+        *p = (struct process){.root = s->root, .next_wait = WAIT_FIRST};
+}
+
+static struct window *window_of(struct windows *w, u64 root)
+{
+    for (unsigned k = 0; k < WINDOWS; k++)
+        if (w->window[k].space && w->window[k].root == root)
+            return &w->window[k];
+    return NULL;
+}
+
+/* In the place of the one that came first. */
+static struct window *new_window(struct windows *w, u64 root)
+{
+    struct window *s = &w->window[w->next_window++ % WINDOWS];
+    if (s == w->now)
+        s = &w->window[w->next_window++ % WINDOWS];
+    empty(w, s);
+    *s = (struct window){.root = root};
+    memset(s->slice, NO_SLICE, sizeof s->slice);
+    return s;
 }
 
 void windows_switch(struct soft_cpu *c, u16 space)
 {
     struct windows *w = c->windows;
     u64 root = root_of(c);
-    if (likely(w->space == space && w->root == root))
+    if (likely(w->now && w->now->space == space && w->now->root == root))
         return;
-    w->space = space;
-    w->root = root;
-    unsigned kept = 0, gone = 0;
-    for (unsigned k = 0; space && k < SECTIONS; k++) {
-        struct section *s = &w->section[k];
-        if (!s->space || s->root != root || s->space == space)
-            continue;
-        look_again(c, s, &kept, &gone);
-        s->space = space;
+    if (!space) {
+        choose(c, NULL);
+        return;
     }
-    set_ranges(c);
-    struct process *p = process(w, root);
-    p->credit -= (i32)(kept / CHECKS_A_CREDIT + gone / 2);
-    if (gone > 16 && gone > kept) /* most likely another program */
-        *p = (struct process){.root = root, .next_wait = WAIT_FIRST};
-}
-
-static bool has_section(const struct windows *w, u64 base)
-{
-    for (unsigned k = 0; k < SECTIONS; k++)
-        if (w->section[k].base == base && w->section[k].root == w->root && w->section[k].space == w->space)
-            return true;
-    return false;
-}
-
-/* The next that is not the current process's. */
-static struct section *oldest(struct windows *w)
-{
-    for (unsigned k = 0; k < SECTIONS; k++) {
-        struct section *s = &w->section[w->next_section++ % SECTIONS];
-        if (!s->space || s->root != w->root)
-            return s;
-    }
-    return NULL;
+    struct window *s = window_of(w, root);
+    if (!s)
+        s = new_window(w, root);
+    if (s->space != space)
+        look_again(c, s);
+    s->space = space;
+    choose(c, s);
 }
 
 void windows_want(struct soft_cpu *c, u64 la)
 {
     struct windows *w = c->windows;
+    struct window *s = w->now;
     struct paging_page p;
-    u64 base = la & ~(SECTION_SIZE - 1);
-    if (la >= USER_END || !w->space || la - c->window[kind_of(la)].base < SECTION_SIZE ||
-        has_section(w, base))
+    u64 slice = la >> SLICE_SHIFT;
+    if (la >= USER_END || !s || s->slice[slice % SLICES] != NO_SLICE)
         return;
     if (paging_peek(mmu_paging_env(c), c->s, la, &p) != 0 || !p.user)
         return;
-    struct section *s = oldest(w);
-    if (!s)
-        return;
-    empty(w, s);
-    *s = (struct section){.base = base, .root = w->root, .space = w->space};
-    set_ranges(c);
+    s->slice[slice % SLICES] = (u8)slice;
+    show(w, s, 1);
 }
 
 /* --- filling --- */
 
-static u64 *near_word(struct section *s, u64 la)
+static u64 *near_word(struct window *s, u64 la)
 {
     return &s->near_large[la / NEAR_SIZE / 64 % (NEAR_BITS / 64)];
 }
@@ -366,7 +376,7 @@ static bool fits_large(const struct memory *m, const struct paging_page *p)
            !memory_large_page_tracked(m, (u64)memory_ram_offset(m, first));
 }
 
-static bool map(struct windows *w, struct section *s, const struct memory *m, const struct mapping *what)
+static bool map(struct windows *w, struct window *s, const struct memory *m, const struct mapping *what)
 {
     int prot = PROT_READ | (what->write ? PROT_WRITE : 0);
     int flags = MAP_SHARED | MAP_FIXED | (what->large ? 0 : MAP_POPULATE);
@@ -375,7 +385,7 @@ static bool map(struct windows *w, struct section *s, const struct memory *m, co
 }
 
 /* There may be one with other rights, or of another size. */
-static void put(struct soft_cpu *c, struct section *s, const struct mapping *what)
+static void put(struct soft_cpu *c, struct window *s, const struct mapping *what)
 {
     struct windows *w = c->windows;
     const struct memory *m = c->vcpu->vm->memory;
@@ -399,7 +409,7 @@ static void put(struct soft_cpu *c, struct section *s, const struct mapping *wha
 }
 
 /* Small pages of 2 MiB that will be one go. */
-static void make_way(struct windows *w, struct section *s, u64 la)
+static void make_way(struct windows *w, struct window *s, u64 la)
 {
     for (u64 page = la & ~(LARGE_SIZE - 1), end = page + LARGE_SIZE; page < end; page += PAGE_SIZE) {
         u32 n = find(w, s, page, false);
@@ -408,7 +418,14 @@ static void make_way(struct windows *w, struct section *s, u64 la)
     }
 }
 
-static enum window_fault fill(struct soft_cpu *c, struct section *s, u64 la, bool write)
+/* Rule 6. */
+static bool at_end(u64 la, u64 size)
+{
+    u64 off = la & (SLICE_SIZE - 1);
+    return off < size || off >= SLICE_SIZE - size;
+}
+
+static enum window_fault fill(struct soft_cpu *c, struct window *s, u64 la, bool write)
 {
     const struct memory *m = c->vcpu->vm->memory;
     struct paging_page p;
@@ -421,7 +438,7 @@ static enum window_fault fill(struct soft_cpu *c, struct section *s, u64 la, boo
     struct mapping what = {.write = p.writable && p.dirty && !memory_page_tracked(m, (u64)off & PAGE_MASK)};
     if (write && !what.write)
         return WINDOW_REFUSED;
-    what.large = fits_large(m, &p);
+    what.large = fits_large(m, &p) && !at_end(la, LARGE_SIZE);
     what.la = la & ~(size_of(what.large) - 1);
     what.gpa = p.gpa & ~(size_of(what.large) - 1);
     if (what.large)
@@ -430,7 +447,7 @@ static enum window_fault fill(struct soft_cpu *c, struct section *s, u64 la, boo
     if (p.shift > PAGE_SHIFT)
         *near_word(s, la) |= near_bit(la);
     put(c, s, &what);
-    process(c->windows, c->windows->root)->credit--;
+    process(c->windows, s->root)->credit--;
     c->vcpu->counters.window_fills++;
     return WINDOW_MAPPED;
 }
@@ -438,20 +455,20 @@ static enum window_fault fill(struct soft_cpu *c, struct section *s, u64 la, boo
 enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write)
 {
     struct windows *w = c->windows;
-    u64 at = host - (u64)(uintptr_t)w->host;
-    if (at >= SECTIONS * SECTION_STRIDE)
+    struct window *s = w->now;
+    if (host - (u64)(uintptr_t)w->host >= HOST_SIZE)
         return WINDOW_NOT_OURS;
-    struct section *s = &w->section[at / SECTION_STRIDE];
-    u64 off = at % SECTION_STRIDE;
     c->vcpu->counters.window_faults++;
-    if (off >= SECTION_SIZE || !s->space || s->space != w->space || s->root != w->root)
+    u64 off = s ? host - (u64)(uintptr_t)host_start(w, s) : ~0ull;
+    if (off >= WINDOW_SIZE || at_end(off, PAGE_SIZE) || s->slice[off >> SLICE_SHIFT] == NO_SLICE)
         return WINDOW_REFUSED;
-    return fill(c, s, s->base + off, write);
+    u64 slice = s->slice[off >> SLICE_SHIFT];
+    return fill(c, s, slice << SLICE_SHIFT | (off & (SLICE_SIZE - 1)), write);
 }
 
 /* --- taking out --- */
 
-static void drop_page(struct windows *w, struct section *s, u64 la)
+static void drop_page(struct windows *w, struct window *s, u64 la)
 {
     u32 n = find(w, s, la, false);
     if (n)
@@ -462,7 +479,7 @@ static void drop_page(struct windows *w, struct section *s, u64 la)
 }
 
 /* What there is of a large page around @la goes, too. */
-static void invalidate(struct windows *w, struct section *s, u64 la)
+static void invalidate(struct windows *w, struct window *s, u64 la)
 {
     u64 first = la & ~(NEAR_SIZE - 1);
     if (s->huge) {
@@ -478,9 +495,10 @@ static void invalidate(struct windows *w, struct section *s, u64 la)
 void windows_invlpg(struct soft_cpu *c, u64 la)
 {
     struct windows *w = c->windows;
-    for (unsigned k = 0; la < USER_END && k < SECTIONS; k++)
-        if (w->section[k].first && w->section[k].base == (la & ~(SECTION_SIZE - 1)))
-            invalidate(w, &w->section[k], la);
+    u64 slice = la >> SLICE_SHIFT;
+    for (unsigned k = 0; la < USER_END && k < WINDOWS; k++)
+        if (w->window[k].first && w->window[k].slice[slice % SLICES] == slice)
+            invalidate(w, &w->window[k], la);
 }
 
 void windows_protect(struct soft_cpu *c, u64 gpa)
@@ -500,29 +518,36 @@ void windows_protect(struct soft_cpu *c, u64 gpa)
 
 void windows_drop_all(struct soft_cpu *c)
 {
-    empty_all(c->windows);
-    for (unsigned k = 0; k < SECTIONS; k++)
-        c->windows->section[k].space = 0;
-    c->windows->space = 0;
-    memset(c->window, 0, sizeof c->window);
+    struct windows *w = c->windows;
+    choose(c, NULL);
+    empty_all(w);
+    for (unsigned k = 0; k < WINDOWS; k++)
+        w->window[k].space = 0;
 }
 
 /* --- life --- */
 
-int windows_init(struct soft_cpu *c, bool always, struct error *err)
+static bool has_fsgsbase(void)
 {
-    if (c->vcpu->vm->vcpu_count > 1)
+    enum { HWCAP2_MAY_USE_FSGSBASE = 1 << 1 };
+    return getauxval(AT_HWCAP2) & HWCAP2_MAY_USE_FSGSBASE;
+}
+
+int windows_init(struct soft_cpu *c, u8 *slices, bool always, struct error *err)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    if (c->vcpu->vm->vcpu_count > 1 || !has_fsgsbase())
         return 0;
-    void *host =
-        mmap(NULL, SECTIONS * SECTION_STRIDE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *host = mmap(NULL, HOST_SIZE, PROT_NONE, flags, -1, 0);
     if (host == MAP_FAILED)
         return 0;
     struct windows *w = calloc(1, sizeof *w);
     if (!w) {
-        munmap(host, SECTIONS * SECTION_STRIDE);
+        munmap(host, HOST_SIZE);
         return error_set(err, ENOMEM, "no memory for windows");
     }
     w->host = host;
+    w->slices = slices;
     w->always = always;
     w->fresh_mapping = 1;
     c->windows = w;
@@ -535,6 +560,6 @@ void windows_release(struct soft_cpu *c)
     if (!w)
         return;
     c->windows = NULL;
-    munmap(w->host, SECTIONS * SECTION_STRIDE);
+    munmap(w->host, HOST_SIZE);
     free(w);
 }

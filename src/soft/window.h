@@ -1,10 +1,11 @@
 /*
  * Windows: guest memory where the host's MMU translates for user code (docs/translator.md, T20).
  *
- * A window is a stretch of the monitor's address space that stands for 1 TiB of a guest's user address space.
+ * A window is a stretch of the monitor's address space that stands for parts of a guest's user address space.
  * Pages of the RAM memfd are mapped into it when translated code first touches them, with the rights that the
  * guest's page tables give, and taken out where the architecture says that a TLB entry goes. So an access
- * needs no look into the software TLB: a compare whether the address is in the window, and an addition.
+ * needs no look into the software TLB, only one whether the window has the address: of 1 TiB, which is off
+ * its path.
  *
  * All functions are for the vCPU's own thread, in a VM of one vCPU.
  */
@@ -13,12 +14,21 @@
 
 #include "soft/soft.h"
 
+#define WINDOW_SLICE_SHIFT 40
+#define WINDOW_SLICES_ALL (1u << (64 - WINDOW_SLICE_SHIFT))
+#define WINDOW_MASK ((4ull << WINDOW_SLICE_SHIFT) - 1)
+
 /*
  * Gives user code windows once a process has run for a while (@always: at once). Without the address space
- * for it, or with several vCPUs, nothing happens: there are no windows then.
+ * for it, or with several vCPUs, nothing happens: there are no windows then. @slices has WINDOW_SLICES_ALL
+ * bytes, all 0: not 0 becomes each slice, by the high bits of an address, for which code may use the window.
+ * What an address has of WINDOW_MASK is then the distance from GS, the host's, to its place.
  */
-int windows_init(struct soft_cpu *c, bool always, struct error *err);
+int windows_init(struct soft_cpu *c, u8 *slices, bool always, struct error *err);
 void windows_release(struct soft_cpu *c);
+
+/* This thread is about to run code: sets GS. */
+void windows_enter(struct soft_cpu *c);
 
 /* Does 64-bit user code under the current CR3 use windows (SOFT_MODE_WINDOW)? */
 bool windows_on(struct soft_cpu *c);
@@ -38,9 +48,6 @@ void windows_want(struct soft_cpu *c, u64 la);
  */
 enum window_fault { WINDOW_NOT_OURS, WINDOW_MAPPED, WINDOW_REFUSED };
 enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write);
-
-/* Which of soft_cpu.window an access to @la should look at first. */
-unsigned windows_kind(const struct soft_cpu *c, u64 la);
 
 /* As the functions of the TLB with these names. */
 void windows_invlpg(struct soft_cpu *c, u64 la);

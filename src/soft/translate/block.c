@@ -248,7 +248,6 @@ static void emit_handler_run(struct translator *x, unsigned first, unsigned coun
     vector_flush(x);
     flags_save(x);
     call_handlers(x, first, count);
-    x->changed = 0xffff;
     x->vector_known = 0;
     x->flags_in_host = false;
     x->flags_saved = true;
@@ -271,7 +270,6 @@ static unsigned emit_native(struct translator *x, unsigned n)
     }
     if (x->hot)
         trace_note_writes(x);
-    x->changed |= window_changes(x, n, count);
     if (x->slow) {
         x->slow->back = x->e->at;
         for (unsigned k = 0; k < x->slow->misses; k++)

@@ -153,8 +153,7 @@ void push_pointer(struct translator *x)
 
 static void emit_push_memory(struct translator *x, const struct insn *i)
 {
-    emit_pointer(x, i, &x->op[0]);
-    word_load(x, HOST_C, at(HOST_C, 0));
+    word_load(x, HOST_C, emit_operand(x, i, &x->op[0]));
     emit_store(x->e, CPU(scratch[0]), HOST_C);
     push_pointer(x);
     emit_load(x->e, HOST_A, CPU(scratch[0]));
@@ -267,8 +266,7 @@ bool near_known(const struct translator *x)
 static void branch_target(struct translator *x, const struct insn *i)
 {
     if (x->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        emit_pointer(x, i, &x->op[0]);
-        word_load(x, HOST_A, at(HOST_C, 0));
+        word_load(x, HOST_A, emit_operand(x, i, &x->op[0]));
     } else {
         unsigned host = gpr_get(x, gpr_of(x->op[0].reg.value), HOST_A);
         if (host != HOST_A)

@@ -49,6 +49,8 @@ void emit_rm(struct emit *e, const struct encoding *n, struct address a)
 {
     bool sib = a.index != NO_INDEX || (a.base & 7) == 4;
     unsigned mod = a.disp == 0 && (a.base & 7) != 5 ? 0 : a.disp == (i8)a.disp ? 1 : 2;
+    if (a.gs)
+        emit8(e, 0x65);
     prefixes(e, n, a.index == NO_INDEX ? 0 : a.index, a.base);
     emit8(e, (u8)(mod << 6 | (n->reg & 7) << 3 | (sib ? 4 : a.base & 7)));
     if (sib)

@@ -28,6 +28,7 @@ struct encoding {
 struct address {
     u8 base, index, scale;
     i32 disp;
+    bool gs; /* relative to GS */
 };
 #define NO_INDEX 0xff
 
@@ -62,7 +63,7 @@ void emit_op_ri(struct emit *e, bool w, u8 ext, unsigned rm, i32 imm); /* 81 /ex
 
 static inline struct address at(unsigned base, i32 disp)
 {
-    return (struct address){(u8)base, NO_INDEX, 0, disp};
+    return (struct address){(u8)base, NO_INDEX, 0, disp, false};
 }
 static inline void emit_mov(struct emit *e, unsigned to, unsigned from)
 {

@@ -323,8 +323,7 @@ static void rax_rdx_out(struct translator *x)
 static void operand_to_c(struct translator *x, const struct insn *i, bool w)
 {
     if (x->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        emit_pointer(x, i, &x->op[0]);
-        emit_op_rm(x->e, w, 0x8b, HOST_C, at(HOST_C, 0));
+        emit_op_rm(x->e, w, 0x8b, HOST_C, emit_operand(x, i, &x->op[0]));
     } else {
         unsigned host = gpr_get(x, gpr_of(x->op[0].reg.value), HOST_C);
         if (host != HOST_C)

@@ -157,8 +157,6 @@ void emit_address(struct translator *x, const struct insn *i, const ZydisDecoded
 
 static i32 range_at(bool user, bool write, unsigned range)
 {
-    if (range >= RANGE_WINDOW)
-        return (i32)(offsetof(struct soft_cpu, window) + (range - RANGE_WINDOW) * sizeof(struct soft_range));
     return (i32)(offsetof(struct soft_cpu, range) +
                  ((user * 2u + write) * SOFT_RANGES + range) * sizeof(struct soft_range));
 }
@@ -343,24 +341,15 @@ static void emit_range_thunk(struct emit *e, bool user, bool write, unsigned siz
     emit8(e, 0xc3);
 }
 
-/* T20. The same where A is a window that C is not in: it may be in another one. */
+/* T20. In: C, whose slice the window does not have. Out: ZF and in D the way to the page, less GS; or no ZF.
+ */
 static void emit_window_thunk(struct emit *e, bool write, unsigned size)
 {
-    for (unsigned k = 0; k < WINDOWS; k++) {
-        i32 window = (i32)(offsetof(struct soft_cpu, window) + k * sizeof(struct soft_range));
-        emit_mov(e, HOST_D, HOST_C);
-        emit_op_rm(e, true, 0x2b, HOST_D, at(HOST_CPU, window + (i32)offsetof(struct soft_range, base)));
-        emit_op_rm(e, true, 0x3b, HOST_D, at(HOST_CPU, window + (i32)offsetof(struct soft_range, limit)));
-        u8 *next = emit_jump(e, CC_AE);
-        emit_rm(e, &(struct encoding){.opcode = 0xc7, .imm_len = 4, .imm = {(u8)k}}, CPU(window_last));
-        emit_load(e, HOST_D, at(HOST_CPU, window + (i32)offsetof(struct soft_range, addend)));
-        emit_op_rr(e, false, 0x39, HOST_D, HOST_D); /* ZF */
-        emit8(e, 0xc3);
-        emit_set_target(next, e->at);
-    }
     emit_tlb_index(e, size);
     emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tlb_tag(true, write)));
     emit_load(e, HOST_D, tlb_field(offsetof(struct soft_tlb_entry, addend)));
+    emit_load(e, HOST_A, CPU(window_gs));
+    emit_lea(e, HOST_D, (struct address){HOST_D, HOST_A, 0, 0});
     emit8(e, 0xc3);
 }
 
@@ -398,12 +387,10 @@ static void emit_range_check(struct translator *x, unsigned range, unsigned size
         emit_mov(e, HOST_A, HOST_C);
     emit_op_rm(e, true, 0x2b, HOST_A, at(HOST_CPU, r + (i32)offsetof(struct soft_range, base)));
     emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_CPU, r + (i32)limit));
-    *miss = (struct range_miss){
-        .jump = emit_jump(e, CC_AE), .range = (u32)r, .is_direct = direct, .window = range >= RANGE_WINDOW};
+    *miss = (struct range_miss){.jump = emit_jump(e, CC_AE), .range = (u32)r, .is_direct = direct};
     if (direct)
         miss->direct = *direct;
-    miss->thunk = miss->window ? x->t->thunk.window_miss[write][size_class(size)]
-                               : x->t->thunk.range_miss[user][write][size_class(size)];
+    miss->thunk = x->t->thunk.range_miss[user][write][size_class(size)];
     if (direct)
         emit_load(e, HOST_C, addend);
     else
@@ -422,7 +409,9 @@ void emit_range_miss(struct translator *x, struct slow_path *p, const struct ran
         emit_mov_imm32(e, HOST_A, m->range);
     emit_call_to(e, m->thunk);
     p->jump[p->jumps++] = emit_jump(e, CC_NE);
-    emit_op_rr(e, true, m->is_direct ? 0x89 : 0x01, HOST_D, HOST_C);
+    emit_op_rr(e, true, m->is_direct && !m->window ? 0x89 : 0x01, HOST_D, HOST_C);
+    if (m->is_direct && m->window && m->direct.disp)
+        emit_lea(e, HOST_C, at(HOST_C, (i32)(0u - (u32)m->direct.disp)));
     emit_jump_to(e, CC_ALWAYS, m->back);
 }
 
@@ -440,7 +429,7 @@ void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
     flags_lost(x);
     if (x->t->options.slow_memory)
         slow_jump(x, CC_ALWAYS);
-    else if (range == RANGE_NONE)
+    else if (range >= RANGE_NONE)
         emit_tlb_check(x, size, write);
     else
         emit_range_check(x, range, size, write, NULL);
@@ -517,6 +506,44 @@ static bool direct_address(const struct translator *x, const ZydisDecodedOperand
     return true;
 }
 
+/*
+ * T20. C, a linear address, becomes an offset from GS; or what the base of @direct holds, so that with the
+ * displacement it is one. A miss, and what faults, take the slow path. A is lost, and D at a miss.
+ */
+static void emit_window(struct translator *x, unsigned size, bool write, const struct address *direct)
+{
+    struct emit *e = x->e;
+    struct address slice = {HOST_CPU, HOST_A, 0, offsetof(struct translate_cpu, slices), false};
+    struct encoding shr = {.w = true, .opcode = 0xc1, .reg = 5, .imm_len = 1, .imm = {WINDOW_SLICE_SHIFT}};
+    struct slow_path *p = slow_path(x);
+    struct range_miss *miss = &p->miss[p->misses++];
+    flags_lost(x);
+    if (direct)
+        emit_lea(e, HOST_A, *direct);
+    else
+        emit_mov(e, HOST_A, HOST_C);
+    emit_rr(e, &shr, HOST_A);
+    emit_rm(e, &(struct encoding){.opcode = 0x80, .reg = 7, .imm_len = 1}, slice); /* cmp */
+    *miss = (struct range_miss){.jump = emit_jump(e, CC_E), .is_direct = direct, .window = true};
+    miss->thunk = x->t->thunk.window_miss[write][size_class(size)];
+    if (direct) {
+        miss->direct = *direct;
+        emit_mov(e, HOST_C, direct->base);
+    }
+    emit_op_rm(e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
+    miss->back = e->at;
+}
+
+bool emit_pointer_by_gs(struct translator *x, unsigned range, unsigned size, bool write)
+{
+    bool gs = range == RANGE_WINDOW && !x->t->options.slow_memory;
+    if (gs)
+        emit_window(x, size, write, NULL);
+    else
+        emit_tlb(x, range, size, write);
+    return gs;
+}
+
 struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
     unsigned range = memory_range(x, i, m);
@@ -524,8 +551,12 @@ struct address emit_operand(struct translator *x, const struct insn *i, const Zy
     struct address a;
     if (range == RANGE_NONE || x->t->options.slow_memory || !direct_address(x, m, &a)) {
         emit_address(x, i, m, HOST_C);
-        emit_tlb(x, range, m->size / 8, write);
-        return at(HOST_C, 0);
+        bool gs = emit_pointer_by_gs(x, range, m->size / 8, write);
+        return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
+    }
+    if (range == RANGE_WINDOW) {
+        emit_window(x, m->size / 8, write, &a);
+        return (struct address){HOST_C, NO_INDEX, 0, a.disp, true};
     }
     flags_lost(x);
     emit_range_check(x, range, m->size / 8, write, &a);

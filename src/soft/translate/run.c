@@ -7,7 +7,6 @@
 
 #include "base/log.h"
 #include "soft/translate/translate-internal.h"
-#include "soft/window.h"
 
 static struct translate_cpu *of(struct soft_cpu *c)
 {
@@ -414,13 +413,14 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     if (t->options.block_insns)
         t->soft.interpret->max_insns = MIN(t->options.block_insns, (u32)BLOCK_MAX_INSNS);
     if (!t->options.no_windows && !t->lockstep) {
-        rc = windows_init(&t->soft, t->options.windows, err);
+        rc = windows_init(&t->soft, t->slices, t->options.windows, err);
         if (rc != 0) {
             engine_vcpu_release(vcpu);
             return rc;
         }
     }
     t->catcher.caught = translate_fault;
+    t->soft.window_mask = WINDOW_MASK;
     vector_init(&t->soft);
     t->flags_killed = flags_probe();
     t->bmi2 = __builtin_cpu_supports("bmi2");
@@ -435,6 +435,7 @@ static enum vcpu_exit engine_run(struct vcpu *vcpu)
     struct translate_cpu *t = vcpu->engine_data;
     t->soft.tsc_inline = vclock_tsc_offset(&vcpu->vm->clock, &t->soft.clock_offset);
     fault_catcher = &t->catcher;
+    windows_enter(&t->soft);
     enum vcpu_exit exit = interpret_engine_run(vcpu);
     fault_catcher = NULL;
     return exit;

@@ -8,6 +8,7 @@
 #include "soft/interpret/handlers.h"
 #include "soft/native.h"
 #include "soft/translate/emit.h"
+#include "soft/window.h"
 
 /* --- registers (T1) --- */
 
@@ -247,8 +248,9 @@ struct translate_cpu {
     } refused[64];            /* T20: instructions whose accesses windows refused, by a hash */
     struct translation *worn; /* one of them is in this one */
     u32 worn_evictions;
-    u32 budget;    /* in lock-step: blocks left to enter before translated code is left */
-    u32 map_epoch; /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
+    u32 budget;                   /* in lock-step: blocks left to enter before translated code is left */
+    u32 map_epoch;                /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
+    u8 slices[WINDOW_SLICES_ALL]; /* T20: which the current window has */
 };
 
 /* Room that a block needs at most. */
@@ -336,7 +338,6 @@ void trace_set_bad(struct translate_cpu *t, u64 gpa);
 /* --- windows.c (T20) --- */
 
 bool translate_fault(struct fault_catcher *f, u64 address, long long *regs);
-u16 window_changes(const struct translator *x, unsigned first, unsigned count);
 unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 void window_note_sites(struct translator *x, struct translation *code);
 void window_want_all(struct translate_cpu *t); /* what the registers point to */
@@ -479,7 +480,6 @@ struct translator {
     unsigned slow_count;
     struct way_out ways[TRANSLATE_MAX_INSNS + 8];
     unsigned way_count;
-    u16 changed;     /* bits: guest registers that are not what they were at the start */
     u8 vector_known; /* bit enum vector_class: known to be in host registers (T11) */
     struct x87_last x87_last;
     struct vector_check checks[TRANSLATE_MAX_INSNS];
@@ -612,12 +612,15 @@ enum {
     RANGE_GS,
     RANGE_FIXED, /* 4 of them for addresses without registers, by page */
     RANGE_NONE = SOFT_RANGES,
-    RANGE_WINDOW /* and so on: T20, by the number of the window */
+    RANGE_WINDOW /* T20 */
 };
 unsigned memory_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. Twice an
  * instruction at most. */
 void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write);
+/* The same, but true where C is an offset from GS (T20), for code that can fault only there, and changes
+ * nothing before. */
+bool emit_pointer_by_gs(struct translator *x, unsigned range, unsigned size, bool write);
 /* The TLB entry whose offset in soft_cpu.tlb is in A; offset of the tag of such an access in it. */
 struct address tlb_field(size_t field);
 size_t tlb_tag(bool user, bool write);

@@ -242,8 +242,8 @@ static void note_x87(struct translator *x, const struct insn *i, bool memory)
 #define KEEP 0xff
 struct fields {
     u8 reg, rm, vvvv;
-    bool memory;
-    bool rex; /* for a byte register that only REX reaches */
+    bool memory, gs; /* [rcx] */
+    bool rex;        /* for a byte register that only REX reaches */
 };
 
 static void put_legacy_prefixes(struct translator *x, const struct fields *f)
@@ -345,6 +345,8 @@ static void put_insn(struct translator *x, const struct insn *i, const struct fi
     u8 modrm = bytes[z->raw.modrm.offset];
     unsigned tail =
         z->raw.modrm.offset + 1u + !!(z->attributes & ZYDIS_ATTRIB_HAS_SIB) + z->raw.disp.size / 8u;
+    if (f->gs)
+        emit8(x->e, 0x65);
     put_prefixes(x, f, bytes);
     put_opcode(x);
     if (f->memory)
@@ -361,19 +363,20 @@ static void put_insn(struct translator *x, const struct insn *i, const struct fi
 
 /* --- operands --- */
 
-/* Host pointer to the memory operand into C, aligned as it must be. */
-static void vector_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+/* Host pointer to the memory operand into C, aligned as it must be. True: by GS. */
+static bool vector_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
     emit_address(x, i, m, HOST_C);
     /* The other slot than that of the instruction before: this one may yet fault. */
     if (i->stub->x87)
         emit_store(x->e, at(HOST_CPU, (i32)(offsetof(struct soft_cpu, x87_fdp) + 8u * !x->x87_last.slot)),
                    HOST_C);
-    emit_tlb(x, memory_range(x, i, m), m->size / 8, is_written(m));
+    bool gs = emit_pointer_by_gs(x, memory_range(x, i, m), m->size / 8, is_written(m));
     if (i->stub->align_mask) {
         emit_bytes(x->e, (u8[]){0xf6, 0xc1, i->stub->align_mask}, 3); /* test cl, imm8 */
         slow_jump(x, CC_NE);
     }
+    return gs;
 }
 
 /* The host register for a general register operand. */
@@ -418,12 +421,12 @@ static const ZydisDecodedOperand *gpr_in(const struct translator *x, ZydisOperan
 }
 
 /* With general registers in place; A and D hold implied ones, or those that are far. */
-static void emit_copy(struct translator *x, const struct insn *i, bool memory)
+static void emit_copy(struct translator *x, const struct insn *i, bool memory, bool gs)
 {
     const ZydisDecodedOperand *reg = gpr_in(x, ZYDIS_OPERAND_ENCODING_MODRM_REG),
                               *rm = gpr_in(x, ZYDIS_OPERAND_ENCODING_MODRM_RM),
                               *vvvv = gpr_in(x, ZYDIS_OPERAND_ENCODING_NDSNDD);
-    struct fields f = {KEEP, KEEP, KEEP, memory, false};
+    struct fields f = {KEEP, KEEP, KEEP, memory, gs, false};
     load_implied(x);
     if (reg)
         f.reg = (u8)place_in(x, reg, HOST_D);
@@ -443,15 +446,16 @@ void vector_emit(struct translator *x, const struct insn *i)
 {
     const ZydisDecodedOperand *m = memory_operand(x);
     vector_control_fn control = vector_control(x);
+    bool gs = false;
     require(x, class_of(i->stub));
     if (control) {
         control(x, i);
         return;
     }
     if (m)
-        vector_pointer(x, i, m);
+        gs = vector_pointer(x, i, m);
     flags_before(x);
-    emit_copy(x, i, m);
+    emit_copy(x, i, m, gs);
     flags_after(x);
     if (i->stub->x87)
         note_x87(x, i, m);

@@ -1,48 +1,20 @@
 /*
- * Translated code and windows (T20): which window an access looks at first, where code goes on after a fault,
+ * Translated code and windows (T20): which accesses go through them, where code goes on after a fault,
  * and which instructions do better without.
  */
 #include <ucontext.h>
 
 #include "soft/translate/translate-internal.h"
-#include "soft/window.h"
 
-/* --- which window --- */
+/* --- which accesses --- */
 
-/* The guest registers that the instructions from @first on, just emitted, changed. */
-u16 window_changes(const struct translator *x, unsigned first, unsigned count)
-{
-    u16 changed = 0;
-    for (unsigned n = first; n < first + count; n++)
-        for (unsigned k = 0; k < x->decoded[n].z.operand_count; k++) {
-            const ZydisDecodedOperand *op = &x->decoded[n].op[k];
-            if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-                ZydisRegisterGetClass(op->reg.value) <= ZYDIS_REGCLASS_GPR64)
-                changed |= (u16)(1u << gpr_of(op->reg.value));
-        }
-    return changed;
-}
-
-/* By the value that the base has where the block is to run for the first time, if that is known. */
 unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
-    const struct soft_cpu *c = &x->t->soft;
     if (m->mem.segment == ZYDIS_REGISTER_FS)
         return RANGE_FS;
     if (m->mem.segment == ZYDIS_REGISTER_GS)
         return RANGE_GS;
-    if (trace_is_bad(x->t, x->b->gpa + i->off))
-        return RANGE_NONE;
-    if (m->mem.base == ZYDIS_REGISTER_RIP)
-        return RANGE_WINDOW + windows_kind(c, c->s->rip);
-    if (m->mem.base == ZYDIS_REGISTER_NONE)
-        return RANGE_WINDOW + WINDOW_PROGRAM;
-    unsigned base = gpr_of(m->mem.base);
-    if (base == X86_RSP || (base == X86_RBP && x->frame))
-        return RANGE_WINDOW + WINDOW_STACK;
-    if (!(x->changed & 1u << base) && c->s->gpr[base] >> PAGE_SHIFT)
-        return RANGE_WINDOW + windows_kind(c, c->s->gpr[base]);
-    return RANGE_WINDOW + c->window_last;
+    return trace_is_bad(x->t, x->b->gpa + i->off) ? RANGE_NONE : RANGE_WINDOW;
 }
 
 void window_want_all(struct translate_cpu *t)
