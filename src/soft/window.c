@@ -434,10 +434,10 @@ static enum window_fault fill(struct soft_cpu *c, struct window *s, u64 la, bool
         return WINDOW_REFUSED;
     i64 off = memory_ram_offset(m, p.gpa);
     if (off < 0)
-        return WINDOW_REFUSED;
+        return WINDOW_SLOW;
     struct mapping what = {.write = p.writable && p.dirty && !memory_page_tracked(m, (u64)off & PAGE_MASK)};
     if (write && !what.write)
-        return WINDOW_REFUSED;
+        return WINDOW_SLOW;
     what.large = fits_large(m, &p) && !at_end(la, LARGE_SIZE);
     what.la = la & ~(size_of(what.large) - 1);
     what.gpa = p.gpa & ~(size_of(what.large) - 1);
@@ -461,7 +461,7 @@ enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write)
     c->vcpu->counters.window_faults++;
     u64 off = s ? host - (u64)(uintptr_t)host_start(w, s) : ~0ull;
     if (off >= WINDOW_SIZE || at_end(off, PAGE_SIZE) || s->slice[off >> SLICE_SHIFT] == NO_SLICE)
-        return WINDOW_REFUSED;
+        return WINDOW_SLOW;
     u64 slice = s->slice[off >> SLICE_SHIFT];
     return fill(c, s, slice << SLICE_SHIFT | (off & (SLICE_SIZE - 1)), write);
 }

@@ -44,9 +44,9 @@ void windows_want(struct soft_cpu *c, u64 la);
 
 /*
  * An access to the host's address @host faulted. MAPPED: the page is there now, try again. REFUSED: the guest
- * may not, or it must be done the slow way. Called from a signal handler that interrupted translated code.
+ * may not. SLOW: it must be done the slow way. Called from a signal handler that interrupted translated code.
  */
-enum window_fault { WINDOW_NOT_OURS, WINDOW_MAPPED, WINDOW_REFUSED };
+enum window_fault { WINDOW_NOT_OURS, WINDOW_MAPPED, WINDOW_REFUSED, WINDOW_SLOW };
 enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write);
 
 /* As the functions of the TLB with these names. */

@@ -194,7 +194,10 @@ static struct translation *new_code(struct translate_cpu *t, const struct block 
     if (code_room(v)) { /* others are as fast */
         struct translation *code = translate_block(t, b);
         if (restore(t, code)) {
+            struct translation *old = translation_find(v, b->gpa, b->mode);
             translation_enter(v, code);
+            if (old && old->worn)
+                trace_lead_on(t, old, code);
             return code;
         }
     }

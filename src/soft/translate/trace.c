@@ -87,8 +87,7 @@ bool trace_append(struct translate_cpu *t, struct block *b)
     return !round && r->count < TRACE_PATH_MAX;
 }
 
-/* What still leads to @old leads to @code, which takes its place. It is there as long (T10). */
-static void lead_on(struct translate_cpu *t, struct translation *old, struct translation *code)
+void trace_lead_on(struct translate_cpu *t, struct translation *old, struct translation *code)
 {
     if (old->link)
         translation_make_stale(t, old);
@@ -126,7 +125,7 @@ static unsigned form(struct translate_cpu *t, struct block *const *path, unsigne
     translation_enter(t->vm, code);
     code->record = false;
     if (old)
-        lead_on(t, old, code);
+        trace_lead_on(t, old, code);
     atomic_store(&t->vm->watch.interest[page], 1);
     translation_restore(t, code, page);
     if (!block_valid(code->block))

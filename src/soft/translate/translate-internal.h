@@ -245,7 +245,7 @@ struct translate_cpu {
     struct {
         u64 gpa;
         u32 count;
-    } refused[64];            /* T20: instructions whose accesses windows refused, by a hash */
+    } slow[64];               /* T20: instructions whose accesses windows could not serve, by a hash */
     struct translation *worn; /* one of them is in this one */
     u32 worn_evictions;
     u32 budget;                   /* in lock-step: blocks left to enter before translated code is left */
@@ -330,8 +330,10 @@ void trace_end(struct translate_cpu *t);
 void trace_check_misses(struct translate_cpu *t);
 /* The range for an access of a trace, or RANGE_NONE. */
 unsigned trace_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
-void trace_note_writes(struct translator *x);              /* by the instruction that was emitted */
-void trace_forget_code(struct translate_cpu *t);           /* some of it is about to go */
+void trace_note_writes(struct translator *x);    /* by the instruction that was emitted */
+void trace_forget_code(struct translate_cpu *t); /* some of it is about to go */
+/* What still leads to @old leads to @code, which takes its place. It is there as long (T10). */
+void trace_lead_on(struct translate_cpu *t, struct translation *old, struct translation *code);
 bool trace_is_bad(const struct translate_cpu *t, u64 gpa); /* does the instruction do better with the TLB? */
 void trace_set_bad(struct translate_cpu *t, u64 gpa);
 

@@ -85,17 +85,17 @@ static const struct window_site *site_of(const struct translation *code, const u
 
 /* --- instructions that do better without --- */
 
-enum { REFUSALS = 8 };
+enum { SLOW_MAX = 8 };
 
-static void note_refusal(struct translate_cpu *t, struct translation *code, const struct window_site *site)
+static void note_slow(struct translate_cpu *t, struct translation *code, const struct window_site *site)
 {
     u64 gpa = (code->block->gpa & PAGE_MASK) + site->off;
     unsigned n = (unsigned)(gpa * 0x9e3779b97f4a7c15ull >> 58);
-    if (t->refused[n].gpa != gpa) {
-        t->refused[n].gpa = gpa;
-        t->refused[n].count = 0;
+    if (t->slow[n].gpa != gpa) {
+        t->slow[n].gpa = gpa;
+        t->slow[n].count = 0;
     }
-    if (++t->refused[n].count < REFUSALS || t->worn)
+    if (++t->slow[n].count < SLOW_MAX || t->worn)
         return;
     trace_set_bad(t, gpa);
     t->worn = code;
@@ -103,7 +103,7 @@ static void note_refusal(struct translate_cpu *t, struct translation *code, cons
     atomic_store(&t->soft.kick, 1);
 }
 
-_Static_assert(ARRAY_SIZE(((struct translate_cpu *)0)->refused) == 64, "the hash above has 6 bits");
+_Static_assert(ARRAY_SIZE(((struct translate_cpu *)0)->slow) == 64, "the hash above has 6 bits");
 
 /* Of a VM with one vCPU, as all that has windows. */
 void window_serve_worn(struct translate_cpu *t)
@@ -138,8 +138,8 @@ bool translate_fault(struct fault_catcher *f, u64 address, long long *regs)
     case WINDOW_NOT_OURS: return false;
     case WINDOW_MAPPED: return true;
     case WINDOW_REFUSED: break;
+    case WINDOW_SLOW: note_slow(t, code, site); break;
     }
-    note_refusal(t, code, site);
     regs[REG_RIP] = (long long)(uintptr_t)(code->start + site->slow);
     return true;
 }
