@@ -37,6 +37,7 @@ struct run {
     ZydisDecoder decoder;
     ZydisFormatter formatter;
     u64 cases, instructions, differences, hangs;
+    u64 reserved, orders; /* differences that are the host's alone: zen4() */
     u32 by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
@@ -140,6 +141,60 @@ static bool compare(const struct run *r, const struct isa_case *c, const struct 
     return !d;
 }
 
+/* --- what is this host's alone --- */
+
+/*
+ * AMD's family 19h executes encodings whose reserved fields are not what the manual demands (EVEX.b without
+ * rounding, EVEX.V' in 32-bit code, mask registers beyond the seventh), where other processors raise #UD; and
+ * of the faults of CMPS, which reads twice, it may raise the other one.
+ */
+static bool zen4(void)
+{
+    u32 a, b, c, d;
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
+    bool amd = b == 0x68747541 && d == 0x69746e65 && c == 0x444d4163; /* AuthenticAMD */
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(1), "c"(0));
+    u32 family = (a >> 8 & 15) + (a >> 20 & 0xff);
+    return amd && family == 0x19;
+}
+
+/* The instruction at @rip, or ZYDIS_MNEMONIC_INVALID. */
+static ZydisMnemonic mnemonic_at(const struct run *r, const struct isa_case *c, u64 rip)
+{
+    ZydisDecodedInstruction insn;
+    u64 at = rip - c->in.rip;
+    if (at >= c->len ||
+        !ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&r->decoder, NULL, c->code + at, c->len - at, &insn)))
+        return ZYDIS_MNEMONIC_INVALID;
+    return insn.mnemonic;
+}
+
+static bool is_cmps(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_CMPSB || m == ZYDIS_MNEMONIC_CMPSW || m == ZYDIS_MNEMONIC_CMPSD ||
+           m == ZYDIS_MNEMONIC_CMPSQ;
+}
+
+static bool is_memory_fault(u32 vector)
+{
+    return vector >= 12 && vector <= 14;
+}
+
+/* Counts it. */
+static bool hosts_alone(struct run *r, const struct isa_case *c, const struct isa_state *host,
+                        const struct isa_state *ours)
+{
+    ZydisMnemonic m = mnemonic_at(r, c, ours->rip);
+    bool reserved = ours->vector == 6 && host->vector != 6 && m == ZYDIS_MNEMONIC_INVALID;
+    bool order = is_cmps(m) && host->rip == ours->rip && is_memory_fault(host->vector) &&
+                 is_memory_fault(ours->vector);
+    if (!(reserved || order) || !zen4())
+        return false;
+    r->reserved += reserved;
+    r->orders += order;
+    return true;
+}
+
 static void report(struct run *r, const struct isa_case *c, const struct isa_result *host,
                    const struct isa_result *ours)
 {
@@ -167,7 +222,8 @@ static void flush_batch(struct run *r)
     for (u32 i = 0; i < r->batch->count; i++) {
         const struct isa_case *c = &r->batch->cases[i];
         isa_guest_run(r->guest, r->batch, c, &ours);
-        if (!compare(r, c, &r->batch->results[i], &ours, false))
+        if (!compare(r, c, &r->batch->results[i], &ours, false) &&
+            !hosts_alone(r, c, &r->batch->results[i].out, &ours.out))
             report(r, c, &r->batch->results[i], &ours);
     }
     r->cases += r->batch->count;
@@ -349,6 +405,10 @@ int main(int argc, char **argv)
     printf("%llu cases, %llu instructions, %llu differences, %llu hangs\n", (unsigned long long)r.cases,
            (unsigned long long)r.instructions, (unsigned long long)r.differences,
            (unsigned long long)r.hangs);
+    if (r.reserved || r.orders)
+        printf("not counted: %llu reserved encodings that this host executes, %llu faults of CMPS in its "
+               "order\n",
+               (unsigned long long)r.reserved, (unsigned long long)r.orders);
     bool interpreted = !strcmp(opt.engine, "translate") && !translated_enough(&r);
     native_stop();
     isa_guest_free(r.guest);
