@@ -11,7 +11,7 @@ while [ $n -gt 1 ]; do n=$((n - 1)); squares & done
 squares
 wait
 exit 0'
-for words in ${TORTURE:-hot tiny-cache one-insn flush fail no-chaining no-returns slow-memory live-flags no-native}; do
+for words in ${TORTURE:-hot hot,windows no-windows tiny-cache one-insn flush fail no-chaining no-returns slow-memory live-flags no-native}; do
     export TRAPEZE_TRANSLATE=$words
     boot 300 0 --cpus "$CPUS"
     expect "^$CPUS processors"
