@@ -272,9 +272,7 @@ static unsigned emit_native(struct translator *x, unsigned n)
         trace_note_writes(x);
     if (x->slow) {
         x->slow->back = x->e->at;
-        for (unsigned k = 0; k < x->slow->misses; k++)
-            if (x->slow->miss[k].window)
-                x->slow->begin = begin;
+        x->slow->begin = begin;
         x->slow->end = x->e->at;
         x->slow->reload = x->flags_in_host;
         x->slow->vector_known = x->vector_known;

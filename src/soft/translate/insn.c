@@ -195,7 +195,7 @@ static bool counts_in_cl(const struct translator *x)
 
 /* D and A stand for the registers: they need no REX. */
 static void emit_high(struct translator *x, struct encoding *n, const ZydisDecodedOperand *reg,
-                      const ZydisDecodedOperand *rm, bool memory)
+                      const ZydisDecodedOperand *rm, const struct address *memory)
 {
     struct placed pr = place_high(x, reg, HOST_D), pm = place_high(x, rm, HOST_A);
     if (counts_in_cl(x))
@@ -203,7 +203,7 @@ static void emit_high(struct translator *x, struct encoding *n, const ZydisDecod
     if (reg)
         n->reg = (u8)pr.host;
     if (memory)
-        emit_rm(x->e, n, at(HOST_C, 0));
+        emit_rm(x->e, n, *memory);
     else
         emit_rr(x->e, n, pm.host);
     put_back_high(x, &pr);
@@ -257,14 +257,12 @@ static void emit_general(struct translator *x, const struct insn *i)
         reg = rm == &x->op[0] ? &x->op[1] : &x->op[0];
     struct address memory = at(HOST_C, 0);
     if (m && keeps_flags(x))
-        emit_pointer_keeping_flags(x, i, m);
-    else if (m && has_high_byte(x))
-        emit_pointer(x, i, m);
+        memory = emit_pointer_keeping_flags(x, i, m);
     else if (m)
         memory = emit_operand(x, i, m);
     flags_before(x);
     if (has_high_byte(x)) {
-        emit_high(x, &n, reg, rm, m);
+        emit_high(x, &n, reg, rm, m ? &memory : NULL);
         return;
     }
     struct placed pr = place(x, reg, HOST_D), pm = place(x, rm, HOST_A),

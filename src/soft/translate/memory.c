@@ -444,7 +444,7 @@ bool keeps_flags(const struct translator *x)
     const struct translate_options *o = &x->t->options;
     return x->t->bmi2 && x->live[x->index] && x->flags_in_host && !x->flags_saved &&
            x->reader[x->index] <= READER_NEAR && !o->slow_memory && !o->live_flags &&
-           (x->wide || !has_base(memory_operand(x))) && !(x->b->mode & SOFT_MODE_WINDOW);
+           (x->wide || !has_base(memory_operand(x)));
 }
 
 /* @to becomes what PEXT or PDEP make of @from and a mask. */
@@ -460,8 +460,28 @@ static void emit_bits(struct emit *e, u8 rep, unsigned to, unsigned from, struct
 #define PEXT 0xf3
 #define PDEP 0xf2
 
+static struct address slice_at(unsigned index)
+{
+    return (struct address){HOST_CPU, (u8)index, 0, offsetof(struct translate_cpu, slices), false};
+}
+
+/* As emit_window(), likewise. */
+static void emit_window_keeping_flags(struct translator *x, const struct insn *i,
+                                      const ZydisDecodedOperand *m)
+{
+    struct emit *e = x->e;
+    emit_address(x, i, m, HOST_D);
+    emit_bits(e, PEXT, HOST_A, HOST_D, at(HOST_CPU, (i32)offsetof(struct translate_cpu, slice_mask)));
+    emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xb6, .reg = HOST_C}, slice_at(HOST_A)); /* movzx */
+    emit_bytes(e, "\x8d\x49\xff", 3); /* lea ecx, [rcx - 1] */
+    emit_bytes(e, "\xe3\x05", 2);     /* jrcxz over the jump */
+    slow_jump(x, CC_ALWAYS);
+    slow_path(x)->gs = true;
+    emit_bits(e, PEXT, HOST_C, HOST_D, CPU(window_mask));
+}
+
 /* As emit_tlb_check(), with instructions that leave the flags alone: for chains of additions with carry. */
-void emit_pointer_keeping_flags(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+static void emit_tlb_keeping_flags(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
     struct emit *e = x->e;
     bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
@@ -481,10 +501,21 @@ void emit_pointer_keeping_flags(struct translator *x, const struct insn *i, cons
     emit_lea(e, HOST_C, (struct address){HOST_C, HOST_D, 0, 1});
     emit_bytes(e, "\xe3\x05", 2); /* jrcxz over the jump */
     slow_jump(x, CC_ALWAYS);
-    slow_path(x)->save = true;
     emit_load(e, HOST_C, CPU(scratch[0]));
     emit_load(e, HOST_D, tlb_field(offsetof(struct soft_tlb_entry, addend)));
     emit_lea(e, HOST_C, (struct address){HOST_C, HOST_D, 0, 0});
+}
+
+struct address emit_pointer_keeping_flags(struct translator *x, const struct insn *i,
+                                          const ZydisDecodedOperand *m)
+{
+    bool gs = memory_range(x, i, m) == RANGE_WINDOW;
+    if (gs)
+        emit_window_keeping_flags(x, i, m);
+    else
+        emit_tlb_keeping_flags(x, i, m);
+    slow_path(x)->save = true;
+    return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
 }
 
 /* Host pointer to the memory operand into C. */
@@ -513,7 +544,6 @@ static bool direct_address(const struct translator *x, const ZydisDecodedOperand
 static void emit_window(struct translator *x, unsigned size, bool write, const struct address *direct)
 {
     struct emit *e = x->e;
-    struct address slice = {HOST_CPU, HOST_A, 0, offsetof(struct translate_cpu, slices), false};
     struct encoding shr = {.w = true, .opcode = 0xc1, .reg = 5, .imm_len = 1, .imm = {WINDOW_SLICE_SHIFT}};
     struct slow_path *p = slow_path(x);
     struct range_miss *miss = &p->miss[p->misses++];
@@ -523,7 +553,8 @@ static void emit_window(struct translator *x, unsigned size, bool write, const s
     else
         emit_mov(e, HOST_A, HOST_C);
     emit_rr(e, &shr, HOST_A);
-    emit_rm(e, &(struct encoding){.opcode = 0x80, .reg = 7, .imm_len = 1}, slice); /* cmp */
+    emit_rm(e, &(struct encoding){.opcode = 0x80, .reg = 7, .imm_len = 1}, slice_at(HOST_A)); /* cmp */
+    p->gs = true;
     *miss = (struct range_miss){.jump = emit_jump(e, CC_E), .is_direct = direct, .window = true};
     miss->thunk = x->t->thunk.window_miss[write][size_class(size)];
     if (direct) {

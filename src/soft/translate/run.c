@@ -428,6 +428,7 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     t->flags_killed = flags_probe();
     t->bmi2 = __builtin_cpu_supports("bmi2");
     t->page_mask = PAGE_MASK;
+    t->slice_mask = ~MASK(WINDOW_SLICE_SHIFT);
     t->index_mask = (u64)(SOFT_TLB_SIZE - 1) << PAGE_SHIFT;
     return 0;
 }

@@ -237,9 +237,9 @@ struct translate_cpu {
     u8 *return_stack;
     u32 flags_killed; /* see flags_probe() */
     bool bmi2;
-    u64 page_mask, index_mask; /* operands of code */
-    u32 tries;                 /* of translating */
-    struct lockstep *lockstep; /* lockstep.c, or NULL */
+    u64 page_mask, index_mask, slice_mask; /* operands of code */
+    u32 tries;                             /* of translating */
+    struct lockstep *lockstep;             /* lockstep.c, or NULL */
     struct tracer tracer;
     struct fault_catcher catcher;
     struct {
@@ -402,7 +402,8 @@ struct slow_path {
     u8 misses;
     u8 *jump[SLOW_JUMPS]; /* displacements of the jumps to it */
     u8 *back;             /* where it goes on */
-    u8 *begin, *end;      /* T20: the instruction's code, when windows may fault in it; else NULL */
+    u8 *begin, *end;      /* of the instruction's code */
+    bool gs;              /* which may fault in a window (T20) */
     u8 *at;               /* of the way round */
     unsigned index;       /* of the instruction ... */
     u8 count;             /* ... or the first of so many that are done together */
@@ -631,7 +632,8 @@ void emit_memory_thunks(struct translate_cpu *t);
 /* Does it pay to look for the memory operand without touching the flags? */
 bool keeps_flags(const struct translator *x);
 /* As emit_pointer(), in an instruction that takes the slow path from nowhere else. */
-void emit_pointer_keeping_flags(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+struct address emit_pointer_keeping_flags(struct translator *x, const struct insn *i,
+                                          const ZydisDecodedOperand *m);
 /* Makes the memory operand one of the host, in which C may be. A, D and flags are lost. */
 struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* Host pointer to the memory operand into C. */

@@ -39,7 +39,7 @@ void window_note_sites(struct translator *x, struct translation *code)
     code->site = (const struct window_site *)e->at;
     for (unsigned n = 0; n < x->slow_count; n++) {
         const struct slow_path *p = &x->slow_paths[n];
-        if (!p->begin)
+        if (!p->gs)
             continue;
         emit32(e, (u32)(p->begin - start));
         emit32(e, (u32)(p->end - start));
