@@ -33,25 +33,45 @@ void slow_jump(struct translator *x, u8 cc)
     p->jump[p->jumps++] = emit_jump(x->e, cc);
 }
 
+/* The instruction by its handler. */
+static void emit_slow(struct translator *x, const struct slow_path *p)
+{
+    if (p->save)
+        emit_save_flags(x->e);
+    if (!x->live[p->index])
+        flags_redo(x, &x->recipe[p->index]);
+    vector_pointers(x, &p->x87);
+    call_handlers(x, p->index, p->count);
+}
+
+/* T21. Those that rely on a check have none: where it failed, code goes on that begins behind it. */
+static void emit_leader_miss(struct translator *x, const struct slow_path *p)
+{
+    const struct insn *i = &x->b->insn[p->index];
+    for (unsigned k = 0; k < p->misses; k++)
+        if (p->miss[k].window)
+            emit_set_target(p->miss[k].jump, x->e->at);
+    emit_slow(x, p);
+    way_on(x, x->block_off + i->off + i->len);
+}
+
 static void emit_slow_paths(struct translator *x)
 {
     for (unsigned n = 0; n < x->slow_count; n++) {
         struct slow_path *p = &x->slow_paths[n];
         for (unsigned k = 0; k < p->misses; k++)
-            emit_range_miss(x, p, &p->miss[k]);
+            if (!p->leads || !p->miss[k].window)
+                emit_range_miss(x, p, &p->miss[k]);
         p->at = x->e->at;
         for (unsigned k = 0; k < p->jumps; k++)
             emit_set_target(p->jump[k], x->e->at);
-        if (p->save)
-            emit_save_flags(x->e);
-        if (!x->live[p->index])
-            flags_redo(x, &x->recipe[p->index]);
-        vector_pointers(x, &p->x87);
-        call_handlers(x, p->index, p->count);
+        emit_slow(x, p);
         vector_emit_return(x, p);
         if (p->reload)
             emit_load_flags(x->e);
         emit_jump_to(x->e, CC_ALWAYS, p->back);
+        if (p->leads)
+            emit_leader_miss(x, p);
     }
 }
 
@@ -248,6 +268,7 @@ static void emit_handler_run(struct translator *x, unsigned first, unsigned coun
     vector_flush(x);
     flags_save(x);
     call_handlers(x, first, count);
+    memset(x->known, 0, sizeof x->known);
     x->vector_known = 0;
     x->flags_in_host = false;
     x->flags_saved = true;
@@ -270,6 +291,7 @@ static unsigned emit_native(struct translator *x, unsigned n)
     }
     if (x->hot)
         trace_note_writes(x);
+    window_note_writes(x, n, count);
     if (x->slow) {
         x->slow->back = x->e->at;
         x->slow->begin = begin;

@@ -119,6 +119,16 @@ static void add_way(struct translator *x, u8 cc, i32 from, i32 off)
     x->ways[x->way_count++] = (struct way_out){.jump = jump, .off = off, .entry = entry_for(x, from, off)};
 }
 
+void way_on(struct translator *x, i32 off)
+{
+    x->flags_in_host = false;
+    x->flags_saved = true;
+    if (in_page(off))
+        add_way(x, CC_ALWAYS, off, off);
+    else
+        leave_page(x, off);
+}
+
 /* The end of the block, whose last instruction ends at @from. */
 static void go_on(struct translator *x, i32 from, i32 off)
 {

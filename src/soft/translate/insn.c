@@ -256,7 +256,7 @@ static void emit_general(struct translator *x, const struct insn *i)
     if (n.opcode == 0x87 && !has_modrm(&x->z))
         reg = rm == &x->op[0] ? &x->op[1] : &x->op[0];
     struct address memory = at(HOST_C, 0);
-    if (m && keeps_flags(x))
+    if (m && keeps_flags(x, i))
         memory = emit_pointer_keeping_flags(x, i, m);
     else if (m)
         memory = emit_operand(x, i, m);

@@ -415,6 +415,24 @@ void emit_range_miss(struct translator *x, struct slow_path *p, const struct ran
     emit_jump_to(e, CC_ALWAYS, m->back);
 }
 
+/* @to becomes what PEXT or PDEP make of @from and a mask. */
+static void emit_bits(struct emit *e, u8 rep, unsigned to, unsigned from, struct address mask)
+{
+    emit_rm(
+        e,
+        &(struct encoding){
+            .vex = true, .w = true, .map = 2, .rep = rep, .opcode = 0xf5, .reg = (u8)to, .vvvv = (u8)from},
+        mask);
+}
+
+#define PEXT 0xf3
+#define PDEP 0xf2
+
+static struct address slice_at(unsigned index)
+{
+    return (struct address){HOST_CPU, (u8)index, 0, offsetof(struct translate_cpu, slices), false};
+}
+
 static void emit_tlb_check(struct translator *x, unsigned size, bool write)
 {
     struct emit *e = x->e;
@@ -435,34 +453,36 @@ void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
         emit_range_check(x, range, size, write, NULL);
 }
 
+/* The operand by base and displacement alone, as the host can have it, too. */
+static bool direct_address(const struct translator *x, const ZydisDecodedOperand *m, struct address *a)
+{
+    if (!x->wide || m->mem.index != ZYDIS_REGISTER_NONE || has_base(m) ||
+        m->mem.base == ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP ||
+        is_far(gpr_of(m->mem.base)))
+        return false;
+    *a = at(translate_host_reg[gpr_of(m->mem.base)],
+            m->mem.disp.has_displacement ? (i32)m->mem.disp.value : 0);
+    return true;
+}
+
+/* T21. Is a look for the operand's slice needless? */
+static bool is_known(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    struct address a;
+    return direct_address(x, m, &a) && memory_range(x, i, m) == RANGE_WINDOW &&
+           window_is_known(x, gpr_of(m->mem.base), a.disp);
+}
+
 /* How many accesses, each with the longer code, pay before what reads the flags: 3 did better than 1 in
  * bignum code. */
 #define READER_NEAR 3
 
-bool keeps_flags(const struct translator *x)
+bool keeps_flags(struct translator *x, const struct insn *i)
 {
     const struct translate_options *o = &x->t->options;
     return x->t->bmi2 && x->live[x->index] && x->flags_in_host && !x->flags_saved &&
-           x->reader[x->index] <= READER_NEAR && !o->slow_memory && !o->live_flags &&
-           (x->wide || !has_base(memory_operand(x)));
-}
-
-/* @to becomes what PEXT or PDEP make of @from and a mask. */
-static void emit_bits(struct emit *e, u8 rep, unsigned to, unsigned from, struct address mask)
-{
-    emit_rm(
-        e,
-        &(struct encoding){
-            .vex = true, .w = true, .map = 2, .rep = rep, .opcode = 0xf5, .reg = (u8)to, .vvvv = (u8)from},
-        mask);
-}
-
-#define PEXT 0xf3
-#define PDEP 0xf2
-
-static struct address slice_at(unsigned index)
-{
-    return (struct address){HOST_CPU, (u8)index, 0, offsetof(struct translate_cpu, slices), false};
+           (x->reader[x->index] <= READER_NEAR || is_known(x, i, memory_operand(x))) && !o->slow_memory &&
+           !o->live_flags && (x->wide || !has_base(memory_operand(x)));
 }
 
 /* As emit_window(), likewise. */
@@ -470,13 +490,17 @@ static void emit_window_keeping_flags(struct translator *x, const struct insn *i
                                       const ZydisDecodedOperand *m)
 {
     struct emit *e = x->e;
+    slow_path(x)->gs = true;
     emit_address(x, i, m, HOST_D);
+    if (is_known(x, i, m)) {
+        emit_bits(e, PEXT, HOST_C, HOST_D, CPU(window_mask));
+        return;
+    }
     emit_bits(e, PEXT, HOST_A, HOST_D, at(HOST_CPU, (i32)offsetof(struct translate_cpu, slice_mask)));
     emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xb6, .reg = HOST_C}, slice_at(HOST_A)); /* movzx */
     emit_bytes(e, "\x8d\x49\xff", 3); /* lea ecx, [rcx - 1] */
     emit_bytes(e, "\xe3\x05", 2);     /* jrcxz over the jump */
     slow_jump(x, CC_ALWAYS);
-    slow_path(x)->gs = true;
     emit_bits(e, PEXT, HOST_C, HOST_D, CPU(window_mask));
 }
 
@@ -525,18 +549,6 @@ void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecoded
     emit_tlb(x, memory_range(x, i, m), m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 }
 
-/* The operand by base and displacement alone, as the host can have it, too. */
-static bool direct_address(const struct translator *x, const ZydisDecodedOperand *m, struct address *a)
-{
-    if (!x->wide || m->mem.index != ZYDIS_REGISTER_NONE || has_base(m) ||
-        m->mem.base == ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP ||
-        is_far(gpr_of(m->mem.base)))
-        return false;
-    *a = at(translate_host_reg[gpr_of(m->mem.base)],
-            m->mem.disp.has_displacement ? (i32)m->mem.disp.value : 0);
-    return true;
-}
-
 /*
  * T20. C, a linear address, becomes an offset from GS; or what the base of @direct holds, so that with the
  * displacement it is one. A miss, and what faults, take the slow path. A is lost, and D at a miss.
@@ -565,6 +577,28 @@ static void emit_window(struct translator *x, unsigned size, bool write, const s
     miss->back = e->at;
 }
 
+/* T21. As emit_window(), for one whose slice the window has. */
+static void emit_known(struct translator *x, const struct address *a)
+{
+    slow_path(x)->gs = true;
+    flags_lost(x);
+    emit_mov(x->e, HOST_C, a->base);
+    emit_op_rm(x->e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
+}
+
+/* T20, T21: the operand by GS, whose address is @a. */
+static struct address emit_direct_window(struct translator *x, const ZydisDecodedOperand *m, struct address a)
+{
+    unsigned base = gpr_of(m->mem.base);
+    if (window_is_known(x, base, a.disp)) {
+        emit_known(x, &a);
+    } else {
+        emit_window(x, m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, &a);
+        window_note_check(x, base, a.disp);
+    }
+    return (struct address){HOST_C, NO_INDEX, 0, a.disp, true};
+}
+
 bool emit_pointer_by_gs(struct translator *x, unsigned range, unsigned size, bool write)
 {
     bool gs = range == RANGE_WINDOW && !x->t->options.slow_memory;
@@ -585,10 +619,8 @@ struct address emit_operand(struct translator *x, const struct insn *i, const Zy
         bool gs = emit_pointer_by_gs(x, range, m->size / 8, write);
         return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
     }
-    if (range == RANGE_WINDOW) {
-        emit_window(x, m->size / 8, write, &a);
-        return (struct address){HOST_C, NO_INDEX, 0, a.disp, true};
-    }
+    if (range == RANGE_WINDOW)
+        return emit_direct_window(x, m, a);
     flags_lost(x);
     emit_range_check(x, range, m->size / 8, write, &a);
     a.index = HOST_C;

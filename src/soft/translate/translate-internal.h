@@ -256,10 +256,10 @@ struct translate_cpu {
 /* Room that a block needs at most. */
 #define TRANSLATE_BLOCK_CODE 25600u
 #define TRANSLATE_BLOCK_ARENA 1024u
-#define TRANSLATE_BLOCK_EXITS (BLOCK_MAX_INSNS + 4u)
+#define TRANSLATE_BLOCK_EXITS (2u * BLOCK_MAX_INSNS + 4u)
 #define TRANSLATE_TRACE_CODE (800u * TRANSLATE_MAX_INSNS)
 #define TRANSLATE_TRACE_ARENA (TRANSLATE_BLOCK_ARENA + PAGE_SIZE)
-#define TRANSLATE_TRACE_EXITS (TRANSLATE_MAX_INSNS + 4u)
+#define TRANSLATE_TRACE_EXITS (2u * TRANSLATE_MAX_INSNS + 4u)
 #define TRANSLATE_COLD_ARENA (24u << 20) /* decoded blocks, of use only until they are translated */
 #define TRANSLATE_CODE_MIN (128u << 10)  /* room for what is always there, and two regions for a block */
 
@@ -341,6 +341,11 @@ void trace_set_bad(struct translate_cpu *t, u64 gpa);
 
 bool translate_fault(struct fault_catcher *f, u64 address, long long *regs);
 unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+/* T21: may the access do without a look for its slice? Whose look it relies on then knows. */
+bool window_is_known(struct translator *x, unsigned base, i32 disp);
+void window_note_check(struct translator *x, unsigned base, i32 disp);
+void window_note_writes(struct translator *x, unsigned first,
+                        unsigned count); /* by instructions just emitted */
 void window_note_sites(struct translator *x, struct translation *code);
 void window_want_all(struct translate_cpu *t); /* what the registers point to */
 void window_serve_worn(struct translate_cpu *t);
@@ -404,6 +409,7 @@ struct slow_path {
     u8 *back;             /* where it goes on */
     u8 *begin, *end;      /* of the instruction's code */
     bool gs;              /* which may fault in a window (T20) */
+    bool leads;           /* others do without a check since this one's succeeded (T21) */
     u8 *at;               /* of the way round */
     unsigned index;       /* of the instruction ... */
     u8 count;             /* ... or the first of so many that are done together */
@@ -444,6 +450,14 @@ struct site {
     bool known;
 };
 
+/* T21. The window has the slice of what a register holds plus @disp, as slow path @leader's access found out.
+ */
+struct window_known {
+    bool known;
+    i32 disp;
+    unsigned leader;
+};
+
 struct translator {
     struct translate_cpu *t;
     struct emit *e;
@@ -478,10 +492,11 @@ struct translator {
         FLAGS_WANTED /* by a fault only */,
         FLAGS_READ
     } flag_use[TRANSLATE_MAX_INSNS];
+    struct window_known known[16];
     struct slow_path *slow; /* of the current instruction, made when needed */
     struct slow_path slow_paths[TRANSLATE_MAX_INSNS];
     unsigned slow_count;
-    struct way_out ways[TRANSLATE_MAX_INSNS + 8];
+    struct way_out ways[2 * TRANSLATE_MAX_INSNS + 8];
     unsigned way_count;
     u8 vector_known; /* bit enum vector_class: known to be in host registers (T11) */
     struct x87_last x87_last;
@@ -630,7 +645,7 @@ size_t tlb_tag(bool user, bool write);
 void emit_range_miss(struct translator *x, struct slow_path *p, const struct range_miss *m);
 void emit_memory_thunks(struct translate_cpu *t);
 /* Does it pay to look for the memory operand without touching the flags? */
-bool keeps_flags(const struct translator *x);
+bool keeps_flags(struct translator *x, const struct insn *i);
 /* As emit_pointer(), in an instruction that takes the slow path from nowhere else. */
 struct address emit_pointer_keeping_flags(struct translator *x, const struct insn *i,
                                           const ZydisDecodedOperand *m);
@@ -641,6 +656,7 @@ void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecoded
 
 /* --- branch.c --- */
 
+void way_on(struct translator *x, i32 off);  /* a jump to @off of the page, flags saved */
 void way_out(struct translator *x, i32 off); /* the block ends here and goes on at @off of the page */
 void leave(struct translator *x, const struct way_out *w); /* the code of a way out */
 struct address slot_field(u32 slot, size_t field);

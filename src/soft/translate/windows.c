@@ -17,6 +17,60 @@ unsigned window_range(struct translator *x, const struct insn *i, const ZydisDec
     return trace_is_bad(x->t, x->b->gpa + i->off) ? RANGE_NONE : RANGE_WINDOW;
 }
 
+/* --- accesses that are near another one (T21) --- */
+
+/* As far apart, the two are in one slice, or one is in the page at an end of it, which no window has. */
+#define NEAR ((i32)PAGE_SIZE - 64)
+
+bool window_is_known(struct translator *x, unsigned base, i32 disp)
+{
+    const struct window_known *k = &x->known[base];
+    if (!k->known || llabs((i64)disp - k->disp) >= NEAR)
+        return false;
+    x->slow_paths[k->leader].leads = true;
+    return true;
+}
+
+void window_note_check(struct translator *x, unsigned base, i32 disp)
+{
+    x->known[base] = (struct window_known){true, disp, (unsigned)(slow_path(x) - x->slow_paths)};
+}
+
+/* By how much the decoded instruction moves register @base, if that is all that it does. */
+static bool steps_by(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, i64 *by)
+{
+    if (op[0].type != ZYDIS_OPERAND_TYPE_REGISTER || op[0].size != 64)
+        return false;
+    bool imm = op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_INC: *by = 1; return true;
+    case ZYDIS_MNEMONIC_DEC: *by = -1; return true;
+    case ZYDIS_MNEMONIC_ADD: *by = op[1].imm.value.s; return imm;
+    case ZYDIS_MNEMONIC_SUB: *by = -op[1].imm.value.s; return imm;
+    default: return false;
+    }
+}
+
+static void note_write(struct translator *x, unsigned n, const ZydisDecodedOperand *op)
+{
+    if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
+        ZydisRegisterGetClass(op->reg.value) > ZYDIS_REGCLASS_GPR64)
+        return;
+    struct window_known *k = &x->known[gpr_of(op->reg.value)];
+    i64 by = 0;
+    bool steps = steps_by(&x->decoded[n].z, x->decoded[n].op, &by);
+    i64 disp = k->disp - by;
+    k->known = k->known && steps && disp == (i32)disp;
+    k->disp = (i32)disp;
+}
+
+void window_note_writes(struct translator *x, unsigned first, unsigned count)
+{
+    for (unsigned n = first; n < first + count; n++)
+        for (unsigned k = 0; k < x->decoded[n].z.operand_count; k++)
+            note_write(x, n, &x->decoded[n].op[k]);
+}
+
 void window_want_all(struct translate_cpu *t)
 {
     struct soft_cpu *c = &t->soft;
