@@ -67,6 +67,8 @@ static void emit_slow_paths(struct translator *x)
             emit_set_target(p->jump[k], x->e->at);
         emit_slow(x, p);
         vector_emit_return(x, p);
+        if (p->pointer.valid)
+            emit_window_pointer(x->e, &p->pointer);
         if (p->reload)
             emit_load_flags(x->e);
         emit_jump_to(x->e, CC_ALWAYS, p->back);
@@ -269,6 +271,7 @@ static void emit_handler_run(struct translator *x, unsigned first, unsigned coun
     flags_save(x);
     call_handlers(x, first, count);
     memset(x->known, 0, sizeof x->known);
+    x->pointer.valid = false;
     x->vector_known = 0;
     x->flags_in_host = false;
     x->flags_saved = true;
@@ -284,6 +287,8 @@ static unsigned emit_native(struct translator *x, unsigned n)
     if (x->b->insn[n].flags & INSN_BRANCH)
         vector_flush(x);
     u8 *begin = x->e->at;
+    bool keeps = !is_vector(&x->b->insn[n]) && window_keeps_pointer(x);
+    x->pointer.valid &= keeps;
     unsigned count = emit_stack_run(x, n);
     if (!count) {
         translate_insn(x, &x->b->insn[n]);
@@ -292,12 +297,14 @@ static unsigned emit_native(struct translator *x, unsigned n)
     if (x->hot)
         trace_note_writes(x);
     window_note_writes(x, n, count);
+    x->pointer.valid &= keeps;
     if (x->slow) {
         x->slow->back = x->e->at;
         x->slow->begin = begin;
         x->slow->end = x->e->at;
         x->slow->reload = x->flags_in_host;
         x->slow->vector_known = x->vector_known;
+        x->slow->pointer = x->pointer;
     }
     return count;
 }

@@ -155,19 +155,19 @@ void move_sp(struct translator *x, i32 by)
     word_lea(x, GUEST_SP, at(GUEST_SP, by));
 }
 
-void push_pointer(struct translator *x)
+struct address push_operand(struct translator *x)
 {
-    word_lea(x, HOST_C, at(GUEST_SP, -x->word));
-    emit_tlb(x, RANGE_STACK, x->word, true);
+    return emit_based(x, X86_RSP, -x->word, x->word, true, true);
 }
 
 static void emit_push_memory(struct translator *x, const struct insn *i)
 {
     word_load(x, HOST_C, emit_operand(x, i, &x->op[0]));
     emit_store(x->e, CPU(scratch[0]), HOST_C);
-    push_pointer(x);
+    flags_lost(x);
+    struct address to = push_operand(x);
     emit_load(x->e, HOST_A, CPU(scratch[0]));
-    word_store(x, at(HOST_C, 0), HOST_A);
+    word_store(x, to, HOST_A);
     move_sp(x, -x->word);
 }
 
@@ -197,16 +197,13 @@ void emit_push(struct translator *x, const struct insn *i)
         emit_push_memory(x, i);
         return;
     }
-    push_pointer(x);
-    emit_pushed(x, &x->op[0], at(HOST_C, 0));
+    emit_pushed(x, &x->op[0], push_operand(x));
     move_sp(x, -x->word);
 }
 
 void emit_pop(struct translator *x)
 {
-    word_mov(x, HOST_C, GUEST_SP);
-    emit_tlb(x, RANGE_STACK, x->word, false);
-    emit_popped(x, &x->op[0], at(HOST_C, 0));
+    emit_popped(x, &x->op[0], emit_based(x, X86_RSP, 0, x->word, false, true));
     move_sp(x, x->word);
 }
 
@@ -227,6 +224,8 @@ unsigned emit_stack_run(struct translator *x, unsigned first)
     ZydisMnemonic m = x->native[first] ? x->decoded[first].z.mnemonic : ZYDIS_MNEMONIC_INVALID;
     bool push = m == ZYDIS_MNEMONIC_PUSH;
     unsigned count = 0;
+    if (x->b->mode & SOFT_MODE_WINDOW) /* T22 does better */
+        return 0;
     while ((push || m == ZYDIS_MNEMONIC_POP) && count < RUN_MAX && in_run(x, first + count, m))
         count++;
     if (count < 2)
@@ -249,10 +248,9 @@ unsigned emit_stack_run(struct translator *x, unsigned first)
 void emit_leave_insn(struct translator *x)
 {
     unsigned bp = translate_host_reg[X86_RBP];
-    word_mov(x, HOST_C, bp);
-    emit_tlb(x, RANGE_STACK, x->word, false);
+    word_load(x, HOST_A, emit_based(x, X86_RBP, 0, x->word, false, true));
     word_lea(x, GUEST_SP, at(bp, x->word));
-    word_load(x, bp, at(HOST_C, 0));
+    word_mov(x, bp, HOST_A);
 }
 
 /* --- branches --- */
@@ -396,20 +394,19 @@ void emit_jmp(struct translator *x, const struct insn *i)
     x->ended = true;
 }
 
-/* C: where the return address goes, which is then in A. */
-static void push_return(struct translator *x, const struct insn *i)
+/* The return address, which is then in A, goes to @to. */
+static void push_return(struct translator *x, const struct insn *i, struct address to)
 {
     emit_load(x->e, HOST_A, CPU(page_rip));
     word_lea(x, HOST_A, at(HOST_A, next_off(x, i)));
-    word_store(x, at(HOST_C, 0), HOST_A);
+    word_store(x, to, HOST_A);
     move_sp(x, -x->word);
 }
 
 static void call_direct(struct translator *x, const struct insn *i)
 {
     i32 next = next_off(x, i), off = (i32)(next + x->op[0].imm.value.s);
-    push_pointer(x);
-    push_return(x, i);
+    push_return(x, i, push_operand(x));
     x->flags_in_host = false;
     if (!predicts_returns(x)) {
         go_on(x, next, off);
@@ -425,12 +422,12 @@ static void call_indirect(struct translator *x, const struct insn *i)
     struct emit *e = x->e;
     branch_target(x, i);
     emit_store(e, CPU(scratch[0]), HOST_A);
-    push_pointer(x);
+    struct address to = push_operand(x);
     emit_store(e, CPU(scratch[1]), HOST_C);
     emit_load(e, HOST_A, CPU(scratch[0]));
     look_up(x);
     emit_load(e, HOST_C, CPU(scratch[1]));
-    push_return(x, i);
+    push_return(x, i, to);
     if (predicts_returns(x)) {
         push_frame(x);
         emit_load(e, HOST_A, CPU(scratch[0]));
@@ -464,9 +461,7 @@ void emit_ret(struct translator *x)
     struct emit *e = x->e;
     u8 *other[2];
     flags_save(x);
-    word_mov(x, HOST_C, GUEST_SP);
-    emit_tlb(x, RANGE_STACK, x->word, false);
-    word_load(x, HOST_A, at(HOST_C, 0));
+    word_load(x, HOST_A, emit_based(x, X86_RSP, 0, x->word, false, true));
     if (predicts_returns(x)) {
         emit_op_rm(e, true, 0x3b, HOST_A, at(HOST_SP, offsetof(struct return_frame, rip)));
         other[0] = emit_jump(e, CC_NE);

@@ -544,6 +544,20 @@ bool translate_insn_known(const struct translator *x, const struct insn *i)
     }
 }
 
+bool translate_leaves_c(const struct translator *x)
+{
+    switch (kind_of(x)) {
+    case GENERAL:
+        return !has_high_byte(x) && !counts_in_cl(x) && !operand_in(x, ZYDIS_OPERAND_ENCODING_NDSNDD) &&
+               x->z.raw.imm[0].size < 64;
+    case PUSH: return x->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
+    case POP:
+    case JCC:
+    case NOTHING: return true;
+    default: return false;
+    }
+}
+
 bool translate_insn(struct translator *x, const struct insn *i)
 {
     switch (is_vector(i) ? UNKNOWN : kind_of(x)) {

@@ -492,10 +492,6 @@ static void emit_window_keeping_flags(struct translator *x, const struct insn *i
     struct emit *e = x->e;
     slow_path(x)->gs = true;
     emit_address(x, i, m, HOST_D);
-    if (is_known(x, i, m)) {
-        emit_bits(e, PEXT, HOST_C, HOST_D, CPU(window_mask));
-        return;
-    }
     emit_bits(e, PEXT, HOST_A, HOST_D, at(HOST_CPU, (i32)offsetof(struct translate_cpu, slice_mask)));
     emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xb6, .reg = HOST_C}, slice_at(HOST_A)); /* movzx */
     emit_bytes(e, "\x8d\x49\xff", 3); /* lea ecx, [rcx - 1] */
@@ -528,18 +524,6 @@ static void emit_tlb_keeping_flags(struct translator *x, const struct insn *i, c
     emit_load(e, HOST_C, CPU(scratch[0]));
     emit_load(e, HOST_D, tlb_field(offsetof(struct soft_tlb_entry, addend)));
     emit_lea(e, HOST_C, (struct address){HOST_C, HOST_D, 0, 0});
-}
-
-struct address emit_pointer_keeping_flags(struct translator *x, const struct insn *i,
-                                          const ZydisDecodedOperand *m)
-{
-    bool gs = memory_range(x, i, m) == RANGE_WINDOW;
-    if (gs)
-        emit_window_keeping_flags(x, i, m);
-    else
-        emit_tlb_keeping_flags(x, i, m);
-    slow_path(x)->save = true;
-    return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
 }
 
 /* Host pointer to the memory operand into C. */
@@ -577,26 +561,89 @@ static void emit_window(struct translator *x, unsigned size, bool write, const s
     miss->back = e->at;
 }
 
-/* T21. As emit_window(), for one whose slice the window has. */
-static void emit_known(struct translator *x, const struct address *a)
+static bool flags_only_in_host(const struct translator *x)
 {
-    slow_path(x)->gs = true;
+    return x->flags_in_host && !x->flags_saved && x->live[x->index];
+}
+
+/* T21. As emit_window(), for one whose slice the window has. */
+static void emit_known(struct translator *x, unsigned base, bool sole)
+{
+    if (sole && flags_only_in_host(x) && x->t->bmi2) {
+        slow_path(x)->save = true;
+        emit_bits(x->e, PEXT, HOST_C, base, CPU(window_mask));
+        return;
+    }
     flags_lost(x);
-    emit_mov(x->e, HOST_C, a->base);
+    emit_mov(x->e, HOST_C, base);
     emit_op_rm(x->e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
 }
 
-/* T20, T21: the operand by GS, whose address is @a. */
-static struct address emit_direct_window(struct translator *x, const ZydisDecodedOperand *m, struct address a)
+void emit_window_pointer(struct emit *e, const struct window_pointer *p)
 {
-    unsigned base = gpr_of(m->mem.base);
-    if (window_is_known(x, base, a.disp)) {
-        emit_known(x, &a);
-    } else {
-        emit_window(x, m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, &a);
-        window_note_check(x, base, a.disp);
+    emit_mov(e, HOST_C, translate_host_reg[p->base]);
+    emit_op_rm(e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
+    if (p->delta)
+        emit_lea(e, HOST_C, at(HOST_C, (i32)(0u - (u32)p->delta)));
+}
+
+/* T22. C is what it must be. */
+static void emit_kept(struct translator *x, bool sole)
+{
+    if (!sole)
+        flags_lost(x);
+    else if (flags_only_in_host(x))
+        slow_path(x)->save = true;
+}
+
+/* T20 to T22: the operand by GS. */
+static struct address emit_based_window(struct translator *x, unsigned base, i32 disp, unsigned size,
+                                        bool write, bool sole)
+{
+    bool known = window_is_known(x, base, disp);
+    slow_path(x)->gs = true;
+    if (known && x->pointer.valid && x->pointer.base == base &&
+        (i64)disp + x->pointer.delta == (i32)(disp + x->pointer.delta)) {
+        emit_kept(x, sole);
+        return (struct address){HOST_C, NO_INDEX, 0, disp + x->pointer.delta, true};
     }
-    return (struct address){HOST_C, NO_INDEX, 0, a.disp, true};
+    if (known) {
+        emit_known(x, translate_host_reg[base], sole);
+    } else {
+        struct address a = at(translate_host_reg[base], disp);
+        emit_window(x, size, write, &a);
+        window_note_check(x, base, disp);
+    }
+    x->pointer = (struct window_pointer){true, (u8)base, 0};
+    return (struct address){HOST_C, NO_INDEX, 0, disp, true};
+}
+
+struct address emit_based(struct translator *x, unsigned base, i32 disp, unsigned size, bool write, bool sole)
+{
+    if ((x->b->mode & SOFT_MODE_WINDOW) && !x->t->options.slow_memory &&
+        !trace_is_bad(x->t, x->b->gpa + x->b->insn[x->index].off))
+        return emit_based_window(x, base, disp, size, write, sole);
+    x->pointer.valid = false;
+    word_lea(x, HOST_C, at(translate_host_reg[base], disp));
+    emit_tlb(x, RANGE_STACK, size, write);
+    return at(HOST_C, 0);
+}
+
+struct address emit_pointer_keeping_flags(struct translator *x, const struct insn *i,
+                                          const ZydisDecodedOperand *m)
+{
+    bool gs = memory_range(x, i, m) == RANGE_WINDOW, write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    if (gs && is_known(x, i, m))
+        return emit_based_window(x, gpr_of(m->mem.base),
+                                 m->mem.disp.has_displacement ? (i32)m->mem.disp.value : 0, m->size / 8,
+                                 write, true);
+    x->pointer.valid = false;
+    if (gs)
+        emit_window_keeping_flags(x, i, m);
+    else
+        emit_tlb_keeping_flags(x, i, m);
+    slow_path(x)->save = true;
+    return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
 }
 
 bool emit_pointer_by_gs(struct translator *x, unsigned range, unsigned size, bool write)
@@ -615,12 +662,14 @@ struct address emit_operand(struct translator *x, const struct insn *i, const Zy
     bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
     struct address a;
     if (range == RANGE_NONE || x->t->options.slow_memory || !direct_address(x, m, &a)) {
+        x->pointer.valid = false;
         emit_address(x, i, m, HOST_C);
         bool gs = emit_pointer_by_gs(x, range, m->size / 8, write);
         return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
     }
     if (range == RANGE_WINDOW)
-        return emit_direct_window(x, m, a);
+        return emit_based_window(x, gpr_of(m->mem.base), a.disp, m->size / 8, write, false);
+    x->pointer.valid = false;
     flags_lost(x);
     emit_range_check(x, range, m->size / 8, write, &a);
     a.index = HOST_C;

@@ -93,9 +93,10 @@ static void emit_flags_image(struct emit *e)
 
 static void emit_pushf(struct translator *x)
 {
-    push_pointer(x);
+    flags_save(x);
+    struct address to = push_operand(x);
     emit_flags_image(x->e);
-    word_store(x, at(HOST_C, 0), HOST_D);
+    word_store(x, to, HOST_D);
     move_sp(x, -x->word);
 }
 

@@ -343,6 +343,7 @@ bool translate_fault(struct fault_catcher *f, u64 address, long long *regs);
 unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* T21: may the access do without a look for its slice? Whose look it relies on then knows. */
 bool window_is_known(struct translator *x, unsigned base, i32 disp);
+bool window_keeps_pointer(const struct translator *x); /* does the instruction leave C alone (T22)? */
 void window_note_check(struct translator *x, unsigned base, i32 disp);
 void window_note_writes(struct translator *x, unsigned first,
                         unsigned count); /* by instructions just emitted */
@@ -401,18 +402,26 @@ struct vector_check {
     struct x87_last x87;
 };
 
+/* T22. C plus @delta is the offset from GS of what @base, a guest register, points to. */
+struct window_pointer {
+    bool valid;
+    u8 base;
+    i32 delta;
+};
+
 /* A way round for an instruction that missed the TLB: its handler does all of it (T4). */
 struct slow_path {
     struct range_miss miss[2];
     u8 misses;
-    u8 *jump[SLOW_JUMPS]; /* displacements of the jumps to it */
-    u8 *back;             /* where it goes on */
-    u8 *begin, *end;      /* of the instruction's code */
-    bool gs;              /* which may fault in a window (T20) */
-    bool leads;           /* others do without a check since this one's succeeded (T21) */
-    u8 *at;               /* of the way round */
-    unsigned index;       /* of the instruction ... */
-    u8 count;             /* ... or the first of so many that are done together */
+    u8 *jump[SLOW_JUMPS];          /* displacements of the jumps to it */
+    u8 *back;                      /* where it goes on */
+    u8 *begin, *end;               /* of the instruction's code */
+    bool gs;                       /* which may fault in a window (T20) */
+    struct window_pointer pointer; /* as it must be where it goes on */
+    bool leads;                    /* others do without a check since this one's succeeded (T21) */
+    u8 *at;                        /* of the way round */
+    unsigned index;                /* of the instruction ... */
+    u8 count;                      /* ... or the first of so many that are done together */
     u8 jumps;
     bool save;   /* flags are in the host's only where the jumps come from ... */
     bool reload; /* ... and where it goes on */
@@ -493,6 +502,7 @@ struct translator {
         FLAGS_READ
     } flag_use[TRANSLATE_MAX_INSNS];
     struct window_known known[16];
+    struct window_pointer pointer;
     struct slow_path *slow; /* of the current instruction, made when needed */
     struct slow_path slow_paths[TRANSLATE_MAX_INSNS];
     unsigned slow_count;
@@ -541,6 +551,8 @@ static inline void word_lea(struct translator *x, unsigned to, struct address a)
 
 /* Emits z; false, with nothing emitted, when it is one for the interpreter's handler. */
 bool translate_insn(struct translator *x, const struct insn *i);
+/* Does its code leave C alone, but for a memory operand? */
+bool translate_leaves_c(const struct translator *x);
 /* Would translate_insn() do it? */
 bool translate_insn_known(const struct translator *x, const struct insn *i);
 
@@ -649,6 +661,14 @@ bool keeps_flags(struct translator *x, const struct insn *i);
 /* As emit_pointer(), in an instruction that takes the slow path from nowhere else. */
 struct address emit_pointer_keeping_flags(struct translator *x, const struct insn *i,
                                           const ZydisDecodedOperand *m);
+/*
+ * The memory at guest register @base and @disp as an operand of the host, in which C may be. A and D are
+ * lost; and flags unless @sole: the instruction takes the slow path from nowhere else.
+ */
+struct address emit_based(struct translator *x, unsigned base, i32 disp, unsigned size, bool write,
+                          bool sole);
+void emit_window_pointer(struct emit *e,
+                         const struct window_pointer *p); /* C becomes as @p says; flags are lost */
 /* Makes the memory operand one of the host, in which C may be. A, D and flags are lost. */
 struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* Host pointer to the memory operand into C. */
@@ -662,8 +682,7 @@ void leave(struct translator *x, const struct way_out *w); /* the code of a way 
 struct address slot_field(u32 slot, size_t field);
 void leave_saved(struct translator *x, i32 off); /* to the run loop at @off, flags saved */
 
-/* C: pointer to where a push goes. */
-void push_pointer(struct translator *x);
+struct address push_operand(struct translator *x); /* where a push goes; as emit_based(), @sole */
 void move_sp(struct translator *x, i32 by);
 
 bool near_known(const struct translator *x); /* is it a near branch that is done natively? */

@@ -31,22 +31,30 @@ bool window_is_known(struct translator *x, unsigned base, i32 disp)
     return true;
 }
 
+bool window_keeps_pointer(const struct translator *x)
+{
+    return translate_leaves_c(x) && (x->b->mode & SOFT_MODE_WINDOW);
+}
+
 void window_note_check(struct translator *x, unsigned base, i32 disp)
 {
     x->known[base] = (struct window_known){true, disp, (unsigned)(slow_path(x) - x->slow_paths)};
 }
 
-/* By how much the decoded instruction moves register @base, if that is all that it does. */
-static bool steps_by(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, i64 *by)
+/* By how much the decoded instruction moves register @reg, if that is all that it does to it. */
+static bool steps_by(const struct translator *x, unsigned n, unsigned reg, i64 *by)
 {
-    if (op[0].type != ZYDIS_OPERAND_TYPE_REGISTER || op[0].size != 64)
-        return false;
+    const ZydisDecodedInstruction *z = &x->decoded[n].z;
+    const ZydisDecodedOperand *op = x->decoded[n].op;
+    bool to = op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && op[0].size == 64 && gpr_of(op[0].reg.value) == reg;
     bool imm = op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     switch (z->mnemonic) {
-    case ZYDIS_MNEMONIC_INC: *by = 1; return true;
-    case ZYDIS_MNEMONIC_DEC: *by = -1; return true;
-    case ZYDIS_MNEMONIC_ADD: *by = op[1].imm.value.s; return imm;
-    case ZYDIS_MNEMONIC_SUB: *by = -op[1].imm.value.s; return imm;
+    case ZYDIS_MNEMONIC_INC: *by = 1; return to;
+    case ZYDIS_MNEMONIC_DEC: *by = -1; return to;
+    case ZYDIS_MNEMONIC_ADD: *by = op[1].imm.value.s; return to && imm;
+    case ZYDIS_MNEMONIC_SUB: *by = -op[1].imm.value.s; return to && imm;
+    case ZYDIS_MNEMONIC_PUSH: *by = -8; return z->operand_width == 64;
+    case ZYDIS_MNEMONIC_POP: *by = 8; return z->operand_width == 64 && !to && reg == X86_RSP;
     default: return false;
     }
 }
@@ -56,12 +64,18 @@ static void note_write(struct translator *x, unsigned n, const ZydisDecodedOpera
     if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
         ZydisRegisterGetClass(op->reg.value) > ZYDIS_REGCLASS_GPR64)
         return;
-    struct window_known *k = &x->known[gpr_of(op->reg.value)];
+    unsigned reg = gpr_of(op->reg.value);
+    struct window_known *k = &x->known[reg];
+    struct window_pointer *p = &x->pointer;
     i64 by = 0;
-    bool steps = steps_by(&x->decoded[n].z, x->decoded[n].op, &by);
-    i64 disp = k->disp - by;
+    bool steps = steps_by(x, n, reg, &by) && by == (i32)by;
+    i64 disp = k->disp - by, delta = p->delta + by;
     k->known = k->known && steps && disp == (i32)disp;
     k->disp = (i32)disp;
+    if (p->base != reg)
+        return;
+    p->valid = p->valid && steps && delta == (i32)delta;
+    p->delta = (i32)delta;
 }
 
 void window_note_writes(struct translator *x, unsigned first, unsigned count)
