@@ -162,9 +162,8 @@ struct address push_operand(struct translator *x)
 
 static void emit_push_memory(struct translator *x, const struct insn *i)
 {
-    word_load(x, HOST_C, emit_operand(x, i, &x->op[0]));
-    emit_store(x->e, CPU(scratch[0]), HOST_C);
-    flags_lost(x);
+    word_load(x, HOST_A, emit_operand(x, i, &x->op[0]));
+    emit_store(x->e, CPU(scratch[0]), HOST_A);
     struct address to = push_operand(x);
     emit_load(x->e, HOST_A, CPU(scratch[0]));
     word_store(x, to, HOST_A);
