@@ -77,11 +77,9 @@ struct soft_xsave_component {
 #define SOFT_XSAVE_COMPONENTS 20
 
 struct soft_cpu {
+    /* The first 128 bytes have the shortest addresses in translated code. */
     struct x86_state *s;
-    struct vcpu *vcpu;
-    u64 ctx;               /* context number of accesses at the current CPL */
-    u64 ctx_no_ac, ctx_ac; /* of the supervisor by EFLAGS.AC: what STAC and CLAC make of ctx */
-    u64 ctx_sys;           /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
+    u64 ctx; /* context number of accesses at the current CPL */
     /*
      * For code that was found by linear address: a number in the upper 16 bits that stands for where the
      * executed pages are mapped now, and `mode` in the low ones. While it is the same, none of them has moved
@@ -92,7 +90,16 @@ struct soft_cpu {
     u64 page_rip;     /* linear address of the page of the current block */
     _Atomic u32 kick; /* translated code is wanted back in the run loop */
     u32 map_cover;    /* bits of soft_tlb_entry.gpa that a page needs for map_key to stand for it */
-    u64 insn_rip;     /* rule 2 */
+    u64 far_gpr[5];   /* guest registers that have no host register */
+    u64 window_mask;  /* windows: WINDOW_MASK */
+    u64 scratch[2];
+    void *shadow_limit; /* of the return stack, see below */
+    u16 arith_flags;    /* arithmetic flags while a block executes */
+    u32 wanted;         /* requests that end the run of blocks */
+    u64 ctx_sys;        /* of implicit supervisor accesses (descriptor tables, TSS) at any CPL */
+    struct vcpu *vcpu;
+    u64 ctx_no_ac, ctx_ac; /* of the supervisor by EFLAGS.AC: what STAC and CLAC make of ctx */
+    u64 insn_rip;          /* rule 2 */
     u8 cpl;
     u8 code_size;    /* 2, 4 or 8: default code width (from CS.L, CS.D and EFER.LMA) */
     u8 stack_size;   /* 2, 4 or 8: width of the stack pointer */
@@ -102,17 +109,13 @@ struct soft_cpu {
     u8 ext;          /* 1 while delivering an event from outside the program: EXT of error codes */
     bool no_step;    /* the current instruction is not followed by a single-step trap (INT n) */
     /* Private to interpret/, here for the sake of short addresses; see interpret-internal.h. */
-    u16 arith_flags;    /* arithmetic flags while a block executes */
-    u32 wanted;         /* requests that end the run of blocks */
     bool not_canonical; /* why #GP was raised last */
     struct insn *cur;   /* instruction that may fault with the state not published; else NULL */
     u64 block_rip;      /* rip at the start of the block */
     /* Private to translate/, likewise; see translate-internal.h. */
-    u64 far_gpr[5]; /* guest registers that have no host register */
-    u64 scratch[2];
-    void *shadow_sp, *shadow_limit, *shadow_top; /* return stack: where it is, must not be below, is empty */
-    void *host_sp;                               /* of C, while translated code runs */
-    u64 mode_key;                                /* of the cache by physical address */
+    void *shadow_sp, *shadow_top; /* return stack: where it is, is empty; shadow_limit: must not be below */
+    void *host_sp;                /* of C, while translated code runs */
+    u64 mode_key;                 /* of the cache by physical address */
     u32 tsc_inline; /* while run() lasts, the guest's TSC is the host's + clock_offset + state.tsc_offset */
     i64 clock_offset;
     const _Atomic u32 *requests; /* those that end the run of blocks: vcpu->requests, or none in lock-step */
@@ -121,7 +124,7 @@ struct soft_cpu {
     u8 vector_away[VECTOR_CLASSES]; /* 0: the guest's registers are in the host's; translate/vector-state.c */
     u8 vector_level;                /* how many of them */
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
-    u64 window_mask, window_gs;     /* windows: WINDOW_MASK; minus the GS that code of SOFT_MODE_WINDOW has */
+    u64 window_gs;                  /* windows: minus the GS that code of SOFT_MODE_WINDOW has */
     struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
     u64 range_used[2][2][SOFT_RANGES / 64];                 /* bits: those that may be other than empty */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);

@@ -63,8 +63,8 @@ enum entry { ENTRY_HOST, ENTRY_SAVED, ENTRY_HOST_CHECKED, ENTRY_SAVED_CHECKED, E
 
 /* Code that may fault in a window, and its way round (T20). Offsets in the code of the translation. */
 struct window_site {
-    u32 begin, end, slow;
-    u32 off; /* of the guest's instruction in its page */
+    u16 begin, end, slow;
+    u16 off; /* of the guest's instruction in its page */
 };
 
 /* The machine code of a block or a trace. */

@@ -96,23 +96,26 @@ void window_want_all(struct translate_cpu *t)
 
 /* --- from a host's address to the guest's instruction --- */
 
+_Static_assert(TRANSLATE_BLOCK_CODE <= 0xffff && TRANSLATE_TRACE_CODE <= 0xffff, "offsets have 16 bits");
+
 /* The table of the block's sites goes behind its code. */
 void window_note_sites(struct translator *x, struct translation *code)
 {
     struct emit *e = x->e;
     struct translate_vm *v = x->t->vm;
     u8 *start = code->start - e->to_exec;
-    while ((uintptr_t)e->at & 3)
+    while ((uintptr_t)e->at & 1)
         emit8(e, 0xcc);
     code->site = (const struct window_site *)e->at;
     for (unsigned n = 0; n < x->slow_count; n++) {
         const struct slow_path *p = &x->slow_paths[n];
         if (!p->gs)
             continue;
-        emit32(e, (u32)(p->begin - start));
-        emit32(e, (u32)(p->end - start));
-        emit32(e, (u32)(p->at - start));
-        emit32(e, (u32)x->block_off + x->b->insn[p->index].off);
+        struct window_site site = {.begin = (u16)(p->begin - start),
+                                   .end = (u16)(p->end - start),
+                                   .slow = (u16)(p->at - start),
+                                   .off = (u16)(x->block_off + x->b->insn[p->index].off)};
+        emit_bytes(e, &site, sizeof site);
         code->sites++;
     }
     struct code_region *r = code_region(v);
