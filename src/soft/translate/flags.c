@@ -203,8 +203,9 @@ void flags_note(struct translator *x, unsigned n)
     x->reader[n] = may_fault(x);
     if (x->follow[n] == FOLLOW_TARGET && x->z.mnemonic == ZYDIS_MNEMONIC_JMP && !x->t->options.live_flags)
         x->flag_use[n] = FLAGS_LEFT;
-    if (x->follow[n] != FOLLOW_NONE && x->native[n] && (x->b->insn[n].flags & INSN_BRANCH) &&
-        !x->t->options.live_flags)
+    u8 cc;
+    bool goes_on = x->follow[n] != FOLLOW_NONE || is_condition(x->z.mnemonic, &cc);
+    if (goes_on && x->native[n] && (x->b->insn[n].flags & INSN_BRANCH) && !x->t->options.live_flags)
         return; /* the flags and what they come from are as before */
     if (!x->native[n] || x->t->options.live_flags || (x->b->insn[n].flags & INSN_BRANCH)) {
         *now = (struct flag_recipe){REDO_NOTHING};

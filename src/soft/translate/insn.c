@@ -260,6 +260,10 @@ static void emit_general(struct translator *x, const struct insn *i)
         memory = emit_pointer_keeping_flags(x, i, m);
     else if (m)
         memory = emit_operand(x, i, m);
+    if (m && has_high_byte(x) && memory.base != HOST_C) { /* which would need REX */
+        emit_lea(x->e, HOST_C, memory);
+        memory = at(HOST_C, 0);
+    }
     flags_before(x);
     if (has_high_byte(x)) {
         emit_high(x, &n, reg, rm, m ? &memory : NULL);
@@ -290,9 +294,24 @@ static void emit_general(struct translator *x, const struct insn *i)
 
 /* --- LEA --- */
 
+/* May the address be made in the register that it is for, without a detour by C? */
+static bool lea_in_place(const struct translator *x)
+{
+    const ZydisDecodedOperand *m = &x->op[1];
+    unsigned r = gpr_of(x->op[0].reg.value);
+    bool near_base = m->mem.base == ZYDIS_REGISTER_RIP ||
+                     (m->mem.base != ZYDIS_REGISTER_NONE && !is_far(gpr_of(m->mem.base)));
+    bool other_index = m->mem.index == ZYDIS_REGISTER_NONE || gpr_of(m->mem.index) != r;
+    return x->wide && x->z.operand_width == 64 && !is_far(r) && (near_base || other_index);
+}
+
 static void emit_lea_insn(struct translator *x, const struct insn *i)
 {
     unsigned r = gpr_of(x->op[0].reg.value);
+    if (lea_in_place(x)) {
+        emit_address(x, i, &x->op[1], translate_host_reg[r]);
+        return;
+    }
     emit_address(x, i, &x->op[1], HOST_C);
     if (x->op[0].size == 64) {
         gpr_set(x, r, HOST_C);
@@ -551,6 +570,7 @@ bool translate_leaves_c(const struct translator *x)
         return !has_high_byte(x) && !counts_in_cl(x) && !operand_in(x, ZYDIS_OPERAND_ENCODING_NDSNDD) &&
                x->z.raw.imm[0].size < 64;
     case PUSH: return x->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
+    case LEA: return lea_in_place(x);
     case POP:
     case JCC:
     case NOTHING: return true;
