@@ -287,7 +287,7 @@ static unsigned emit_native(struct translator *x, unsigned n)
     if (x->b->insn[n].flags & INSN_BRANCH)
         vector_flush(x);
     u8 *begin = x->e->at;
-    bool keeps = !is_vector(&x->b->insn[n]) && window_keeps_pointer(x);
+    bool keeps = window_keeps_pointer(x, &x->b->insn[n]);
     x->pointer.valid &= keeps;
     unsigned count = emit_stack_run(x, n);
     if (!count) {

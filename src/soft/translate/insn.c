@@ -258,12 +258,10 @@ static void emit_general(struct translator *x, const struct insn *i)
     struct address memory = at(HOST_C, 0);
     if (m && keeps_flags(x, i))
         memory = emit_pointer_keeping_flags(x, i, m);
+    else if (m && has_high_byte(x)) /* which has no place for REX */
+        memory = emit_operand_at_c(x, i, m);
     else if (m)
         memory = emit_operand(x, i, m);
-    if (m && has_high_byte(x) && memory.base != HOST_C) { /* which would need REX */
-        emit_lea(x->e, HOST_C, memory);
-        memory = at(HOST_C, 0);
-    }
     flags_before(x);
     if (has_high_byte(x)) {
         emit_high(x, &n, reg, rm, m ? &memory : NULL);
@@ -563,9 +561,10 @@ bool translate_insn_known(const struct translator *x, const struct insn *i)
     }
 }
 
-bool translate_leaves_c(const struct translator *x)
+bool translate_leaves_c(const struct translator *x, const struct insn *i)
 {
-    switch (kind_of(x)) {
+    switch (is_vector(i) ? UNKNOWN : kind_of(x)) {
+    case UNKNOWN: return vector_leaves_c(x, i);
     case GENERAL:
         return !has_high_byte(x) && !counts_in_cl(x) && !operand_in(x, ZYDIS_OPERAND_ENCODING_NDSNDD) &&
                x->z.raw.imm[0].size < 64;

@@ -675,3 +675,12 @@ struct address emit_operand(struct translator *x, const struct insn *i, const Zy
     a.index = HOST_C;
     return a;
 }
+
+struct address emit_operand_at_c(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    struct address a = emit_operand(x, i, m);
+    if (a.base == HOST_C)
+        return a;
+    emit_lea(x->e, HOST_C, a);
+    return at(HOST_C, 0);
+}

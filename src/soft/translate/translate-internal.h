@@ -343,7 +343,8 @@ bool translate_fault(struct fault_catcher *f, u64 address, long long *regs);
 unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* T21: may the access do without a look for its slice? Whose look it relies on then knows. */
 bool window_is_known(struct translator *x, unsigned base, i32 disp);
-bool window_keeps_pointer(const struct translator *x); /* does the instruction leave C alone (T22)? */
+bool window_keeps_pointer(const struct translator *x,
+                          const struct insn *i); /* does the instruction leave C alone (T22)? */
 void window_note_check(struct translator *x, unsigned base, i32 disp);
 void window_note_writes(struct translator *x, unsigned first,
                         unsigned count); /* by instructions just emitted */
@@ -552,7 +553,7 @@ static inline void word_lea(struct translator *x, unsigned to, struct address a)
 /* Emits z; false, with nothing emitted, when it is one for the interpreter's handler. */
 bool translate_insn(struct translator *x, const struct insn *i);
 /* Does its code leave C alone, but for a memory operand? */
-bool translate_leaves_c(const struct translator *x);
+bool translate_leaves_c(const struct translator *x, const struct insn *i);
 /* Would translate_insn() do it? */
 bool translate_insn_known(const struct translator *x, const struct insn *i);
 
@@ -671,6 +672,8 @@ void emit_window_pointer(struct emit *e,
                          const struct window_pointer *p); /* C becomes as @p says; flags are lost */
 /* Makes the memory operand one of the host, in which C may be. A, D and flags are lost. */
 struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+/* The same by C and a displacement alone. */
+struct address emit_operand_at_c(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* Host pointer to the memory operand into C. */
 void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 
@@ -715,6 +718,7 @@ vector_control_fn vector_control(const struct translator *x);
 
 bool is_vector(const struct insn *i);
 bool vector_known(const struct translator *x, const struct insn *i);
+bool vector_leaves_c(const struct translator *x, const struct insn *i); /* as translate_leaves_c() */
 void vector_emit(struct translator *x, const struct insn *i);
 void vector_emit_load(struct translator *x, enum vector_class class); /* ZF: it worked; A and D are lost */
 /* Before the block ends or handlers go on: what is known of the last x87 instruction; A and C are lost. */

@@ -242,8 +242,9 @@ static void note_x87(struct translator *x, const struct insn *i, bool memory)
 #define KEEP 0xff
 struct fields {
     u8 reg, rm, vvvv;
-    bool memory, gs; /* [rcx] */
-    bool rex;        /* for a byte register that only REX reaches */
+    bool memory, gs; /* [rcx + disp] */
+    i32 disp;
+    bool rex; /* for a byte register that only REX reaches */
 };
 
 static void put_legacy_prefixes(struct translator *x, const struct fields *f)
@@ -350,12 +351,14 @@ static void put_insn(struct translator *x, const struct insn *i, const struct fi
     put_prefixes(x, f, bytes);
     put_opcode(x);
     if (f->memory)
-        modrm = (modrm & 0x38) | HOST_C;
+        modrm = (u8)((f->disp ? 0x80 : 0) | (modrm & 0x38) | HOST_C);
     if (f->reg != KEEP)
         modrm = (u8)((modrm & ~0x38) | (f->reg & 7) << 3);
     if (f->rm != KEEP)
         modrm = (u8)((modrm & ~7) | (f->rm & 7));
     emit8(x->e, modrm);
+    if (f->memory && f->disp)
+        emit32(x->e, (u32)f->disp);
     emit_bytes(x->e, bytes + tail, i->len - tail);
     if (!x->wide && native_has_is4(z, x->op))
         x->e->at[-1] &= 0x7f;
@@ -363,9 +366,18 @@ static void put_insn(struct translator *x, const struct insn *i, const struct fi
 
 /* --- operands --- */
 
-/* Host pointer to the memory operand into C, aligned as it must be. True: by GS. */
-static bool vector_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+/* For an instruction that leaves no trace of its operand's address, and does not care how it is aligned. */
+static bool plain_pointer(const struct insn *i)
 {
+    return !i->stub->x87 && !i->stub->align_mask;
+}
+
+/* The memory operand, aligned as it must be: C and a displacement. */
+static struct address vector_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    if (plain_pointer(i))
+        return keeps_flags(x, i) ? emit_pointer_keeping_flags(x, i, m) : emit_operand_at_c(x, i, m);
+    x->pointer.valid = false;
     emit_address(x, i, m, HOST_C);
     /* The other slot than that of the instruction before: this one may yet fault. */
     if (i->stub->x87)
@@ -376,7 +388,7 @@ static bool vector_pointer(struct translator *x, const struct insn *i, const Zyd
         emit_bytes(x->e, (u8[]){0xf6, 0xc1, i->stub->align_mask}, 3); /* test cl, imm8 */
         slow_jump(x, CC_NE);
     }
-    return gs;
+    return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
 }
 
 /* The host register for a general register operand. */
@@ -421,12 +433,16 @@ static const ZydisDecodedOperand *gpr_in(const struct translator *x, ZydisOperan
 }
 
 /* With general registers in place; A and D hold implied ones, or those that are far. */
-static void emit_copy(struct translator *x, const struct insn *i, bool memory, bool gs)
+static void emit_copy(struct translator *x, const struct insn *i, const struct address *memory)
 {
     const ZydisDecodedOperand *reg = gpr_in(x, ZYDIS_OPERAND_ENCODING_MODRM_REG),
                               *rm = gpr_in(x, ZYDIS_OPERAND_ENCODING_MODRM_RM),
                               *vvvv = gpr_in(x, ZYDIS_OPERAND_ENCODING_NDSNDD);
-    struct fields f = {KEEP, KEEP, KEEP, memory, gs, false};
+    struct fields f = {.reg = KEEP, .rm = KEEP, .vvvv = KEEP, .memory = memory};
+    if (memory) {
+        f.gs = memory->gs;
+        f.disp = memory->disp;
+    }
     load_implied(x);
     if (reg)
         f.reg = (u8)place_in(x, reg, HOST_D);
@@ -442,20 +458,27 @@ static void emit_copy(struct translator *x, const struct insn *i, bool memory, b
     store_implied(x);
 }
 
+bool vector_leaves_c(const struct translator *x, const struct insn *i)
+{
+    enum vector_class class = class_of(i->stub);
+    return !vector_control(x) && plain_pointer(i) && !gpr_in(x, ZYDIS_OPERAND_ENCODING_MODRM_RM) &&
+           (class == VECTOR_CLASSES || (x->vector_known & BIT(class)));
+}
+
 void vector_emit(struct translator *x, const struct insn *i)
 {
     const ZydisDecodedOperand *m = memory_operand(x);
     vector_control_fn control = vector_control(x);
-    bool gs = false;
+    struct address memory = {0};
     require(x, class_of(i->stub));
     if (control) {
         control(x, i);
         return;
     }
     if (m)
-        gs = vector_pointer(x, i, m);
+        memory = vector_pointer(x, i, m);
     flags_before(x);
-    emit_copy(x, i, m, gs);
+    emit_copy(x, i, m ? &memory : NULL);
     flags_after(x);
     if (i->stub->x87)
         note_x87(x, i, m);

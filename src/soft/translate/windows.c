@@ -31,9 +31,9 @@ bool window_is_known(struct translator *x, unsigned base, i32 disp)
     return true;
 }
 
-bool window_keeps_pointer(const struct translator *x)
+bool window_keeps_pointer(const struct translator *x, const struct insn *i)
 {
-    return translate_leaves_c(x) && (x->b->mode & SOFT_MODE_WINDOW);
+    return translate_leaves_c(x, i) && (x->b->mode & SOFT_MODE_WINDOW);
 }
 
 void window_note_check(struct translator *x, unsigned base, i32 disp)
