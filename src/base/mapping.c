@@ -5,15 +5,17 @@
 
 #include "base/compiler.h"
 
-#define HUGE_PAGE ((size_t)2 << 20)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* since Linux 6.1 */
+#endif
 
 void *mapping_huge(size_t size, int prot, int flags, int fd)
 {
-    size_t room = ALIGN_UP(size, PAGE_SIZE) + HUGE_PAGE;
+    size_t room = ALIGN_UP(size, PAGE_SIZE) + MAPPING_HUGE;
     u8 *start = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED)
         return MAP_FAILED;
-    u8 *at = (u8 *)ALIGN_UP((uintptr_t)start, HUGE_PAGE), *end = at + ALIGN_UP(size, PAGE_SIZE);
+    u8 *at = (u8 *)ALIGN_UP((uintptr_t)start, MAPPING_HUGE), *end = at + ALIGN_UP(size, PAGE_SIZE);
     if (at != start)
         munmap(start, (size_t)(at - start));
     if (end != start + room)
@@ -24,4 +26,10 @@ void *mapping_huge(size_t size, int prot, int flags, int fd)
     else
         madvise(p, size, MADV_HUGEPAGE); /* a wish */
     return p;
+}
+
+void mapping_make_huge(void *at)
+{
+    (void)*(volatile u8 *)at;                 /* nothing is made of nothing */
+    madvise(at, MAPPING_HUGE, MADV_COLLAPSE); /* a wish */
 }

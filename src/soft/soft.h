@@ -92,6 +92,7 @@ struct soft_cpu {
     u32 map_cover;    /* bits of soft_tlb_entry.gpa that a page needs for map_key to stand for it */
     u64 far_gpr[5];   /* guest registers that have no host register */
     u64 window_mask;  /* windows: WINDOW_MASK */
+    u64 touch_mask;   /* windows: what PEXT makes of an address with it, touched, tells of its slice */
     u64 scratch[2];
     void *shadow_limit; /* of the return stack, see below */
     u16 arith_flags;    /* arithmetic flags while a block executes */
@@ -124,7 +125,7 @@ struct soft_cpu {
     u8 vector_away[VECTOR_CLASSES]; /* 0: the guest's registers are in the host's; translate/vector-state.c */
     u8 vector_level;                /* how many of them */
     u64 x87_fdp[2];                 /* operands of the last x87 instructions */
-    u64 window_gs;                  /* windows: minus the GS that code of SOFT_MODE_WINDOW has */
+    void *window_gs;                /* windows: the GS that code of SOFT_MODE_WINDOW has */
     struct soft_range range[2][2][SOFT_RANGES] ALIGNED(64); /* [CPL 3][write] */
     u64 range_used[2][2][SOFT_RANGES / 64];                 /* bits: those that may be other than empty */
     struct soft_tlb_entry tlb[SOFT_TLB_SIZE] ALIGNED(64);

@@ -4,18 +4,21 @@
  * 1. A window belongs to an address space: to the page tables at @root, and to the number that mmu.c has for
  *    their PCID until that is flushed (mmu.c, rule 1).
  * 2. It is 4 TiB: room for four slices of 1 TiB of guest addresses, each where the low bits of its number
- * say. That is enough for the program, its heap, its libraries and its stack. soft_cpu.windows' table tells
- *    translated code which slices have room, so whoever passed it is the only one with such low bits.
+ *    say. That is enough for the program, its heap, its libraries and its stack. In front of each window lie
+ * its marks: a page for every slice that there may be, which can be read if the slice has room. So whoever
+ * could read it is the only one with such low bits.
  * 3. A page is in a window only with rights that the page tables gave it when they were last asked: to be
  *    written, only with D set and while it is untracked (memory.h). What changes that comes here: INVLPG,
  *    windows_protect(), wiping the TLB.
  * 4. A flush of the PCID does not empty its window: that is out of use, since the number changed. When user
  *    code with the same page tables runs again, each page is looked up anew, and goes if it is another one or
  *    has fewer rights. That is far cheaper than to take a fault for each.
- * 5. The table of slices and GS, the host's, are right whenever code of SOFT_MODE_WINDOW may run.
- * 6. Windows lie apart, and nothing else lies between. The pages at the ends of a slice are never in a
- * window: an access beyond an end, whose other half is where another slice is, faults and is done the slow
- * way.
+ * 5. GS, the host's, is right whenever code of SOFT_MODE_WINDOW may run. It points to the marks; the window
+ * begins as far behind them as the address of the soft_cpu says, which translated code has in a register.
+ * Where there is no current window, the marks are those of none, and no slice has one.
+ * 6. Windows and marks lie apart, and nothing else lies between. The pages at the ends of a slice are never
+ * in a window: an access beyond an end, whose other half is where another slice is, faults and is done the
+ * slow way.
  * 7. A process has windows while they pay. Each page that is mapped costs credit, each tick gives some back.
  */
 #include <errno.h>
@@ -31,9 +34,13 @@
 #define SLICES 4u /* of a window */
 #define NO_SLICE 0xffu
 #define WINDOW_SIZE (SLICES * SLICE_SIZE)
-#define WINDOW_STRIDE (WINDOW_SIZE + (16ull << 30)) /* rule 6 */
-#define WINDOWS 20u
-#define HOST_SIZE (WINDOWS * WINDOW_STRIDE + WINDOW_STRIDE - WINDOW_SIZE)
+#define MARKS_SIZE (1ull << (64 - WINDOW_TOUCH_SHIFT))
+#define APART (16ull << 30) /* rule 6 */
+#define WINDOWS 18u
+#define AWAY_MIN (MARKS_SIZE + APART) /* from the marks to their window */
+#define AWAY_MAX (AWAY_MIN + (64ull << 30))
+#define WINDOW_STRIDE (AWAY_MAX + WINDOW_SIZE + APART)
+#define HOST_SIZE (WINDOWS * WINDOW_STRIDE + MARKS_SIZE) /* behind the last one: the marks of none */
 #define USER_END (1ull << 47)
 #define LARGE_SIZE (2ull << 20)
 
@@ -73,8 +80,8 @@ struct process {
 };
 
 struct windows {
-    u8 *host;   /* WINDOWS of WINDOW_STRIDE, all PROT_NONE to begin with */
-    u8 *slices; /* not owned: WINDOW_SLICES_ALL, not 0 for those that the current window has (rule 2) */
+    u8 *host; /* WINDOWS of WINDOW_STRIDE, all PROT_NONE to begin with */
+    u64 away; /* from the marks to their window (rule 5) */
     bool always;
     struct window *now; /* the current one, or NULL */
     u32 next_window, free_mapping, fresh_mapping;
@@ -96,9 +103,15 @@ static u32 *hash_slot(u32 *table, u64 page, unsigned salt)
     return &table[((page >> PAGE_SHIFT) * 2 + salt) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS)];
 }
 
+/* Of the window, or of none. */
+static u8 *marks_of(const struct windows *w, const struct window *s)
+{
+    return w->host + (s ? (u64)(s - w->window) : WINDOWS) * WINDOW_STRIDE;
+}
+
 static u8 *host_start(const struct windows *w, const struct window *s)
 {
-    return w->host + WINDOW_STRIDE - WINDOW_SIZE + (u64)(s - w->window) * WINDOW_STRIDE;
+    return marks_of(w, s) + w->away;
 }
 
 static u8 *host_of(const struct windows *w, const struct window *s, u64 la)
@@ -241,33 +254,44 @@ void windows_tick(struct soft_cpu *c)
 
 /* --- the current window --- */
 
-static void show(struct windows *w, struct window *s, u8 value)
-{
-    for (unsigned k = 0; s && k < SLICES; k++)
-        if (s->slice[k] != NO_SLICE)
-            w->slices[s->slice[k]] = value;
-}
-
-static void set_gs(struct soft_cpu *c, const u8 *start)
-{
-    c->window_gs = -(u64)(uintptr_t)start;
-    __asm__ volatile("wrgsbase %0" : : "r"(start));
-}
-
 void windows_enter(struct soft_cpu *c)
 {
     if (c->windows)
-        set_gs(c, (const u8 *)-(uintptr_t)c->window_gs);
+        __asm__ volatile("wrgsbase %0" : : "r"(c->window_gs));
 }
 
 static void choose(struct soft_cpu *c, struct window *s)
 {
-    struct windows *w = c->windows;
-    show(w, w->now, 0);
-    w->now = s;
-    show(w, s, 1);
-    if (s)
-        set_gs(c, host_start(w, s));
+    c->windows->now = s;
+    c->window_gs = marks_of(c->windows, s);
+    windows_enter(c);
+}
+
+static u8 *mark(const struct windows *w, const struct window *s, u64 slice)
+{
+    return marks_of(w, s) + (slice << PAGE_SHIFT);
+}
+
+/* Whether there is room for it. */
+static bool add_slice(struct windows *w, struct window *s, u64 slice)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    if (!s || slice >= USER_END >> SLICE_SHIFT || s->slice[slice % SLICES] != NO_SLICE)
+        return false;
+    u8 *page = mmap(mark(w, s, slice), PAGE_SIZE, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (page == MAP_FAILED)
+        return false;
+    *page =
+        1; /* else it is the zero page, as all: a cache that guesses by linear addresses would miss them */
+    s->slice[slice % SLICES] = (u8)slice;
+    return true;
+}
+
+static void remove_slices(struct windows *w, struct window *s)
+{
+    for (unsigned k = 0; k < SLICES; k++)
+        if (s->slice[k] != NO_SLICE)
+            BUG_ON(!no_access(mark(w, s, s->slice[k]), PAGE_SIZE));
 }
 
 /* Rule 4: is what @m says still what the page tables say? */
@@ -316,6 +340,7 @@ static struct window *new_window(struct windows *w, u64 root)
     if (s == w->now)
         s = &w->window[w->next_window++ % WINDOWS];
     empty(w, s);
+    remove_slices(w, s);
     *s = (struct window){.root = root};
     memset(s->slice, NO_SLICE, sizeof s->slice);
     return s;
@@ -338,20 +363,6 @@ void windows_switch(struct soft_cpu *c, u16 space)
         look_again(c, s);
     s->space = space;
     choose(c, s);
-}
-
-void windows_want(struct soft_cpu *c, u64 la)
-{
-    struct windows *w = c->windows;
-    struct window *s = w->now;
-    struct paging_page p;
-    u64 slice = la >> SLICE_SHIFT;
-    if (la >= USER_END || !s || s->slice[slice % SLICES] != NO_SLICE)
-        return;
-    if (paging_peek(mmu_paging_env(c), c->s, la, &p) != 0 || !p.user)
-        return;
-    s->slice[slice % SLICES] = (u8)slice;
-    show(w, s, 1);
 }
 
 /* --- filling --- */
@@ -459,7 +470,10 @@ enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write)
     if (host - (u64)(uintptr_t)w->host >= HOST_SIZE)
         return WINDOW_NOT_OURS;
     c->vcpu->counters.window_faults++;
-    u64 off = s ? host - (u64)(uintptr_t)host_start(w, s) : ~0ull;
+    u64 off = host - (u64)(uintptr_t)marks_of(w, s);
+    if (off < MARKS_SIZE)
+        return add_slice(w, s, off >> PAGE_SHIFT) ? WINDOW_MAPPED : WINDOW_NO_SLICE;
+    off = s ? host - (u64)(uintptr_t)host_start(w, s) : ~0ull;
     if (off >= WINDOW_SIZE || at_end(off, PAGE_SIZE) || s->slice[off >> SLICE_SHIFT] == NO_SLICE)
         return WINDOW_SLOW;
     u64 slice = s->slice[off >> SLICE_SHIFT];
@@ -533,10 +547,25 @@ static bool has_fsgsbase(void)
     return getauxval(AT_HWCAP2) & HWCAP2_MAY_USE_FSGSBASE;
 }
 
-int windows_init(struct soft_cpu *c, u8 *slices, bool always, struct error *err)
+void *windows_cpu_alloc(size_t size)
+{
+    const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    for (u64 at = AWAY_MIN; at <= AWAY_MAX; at += APART) {
+        void *p = mmap((void *)(uintptr_t)at, size, prot, flags | MAP_FIXED_NOREPLACE, -1, 0);
+        if (p == (void *)(uintptr_t)at)
+            return p;
+        if (p != MAP_FAILED)
+            munmap(p, size);
+    }
+    return mmap(NULL, size, prot, flags, -1, 0);
+}
+
+int windows_init(struct soft_cpu *c, bool always, struct error *err)
 {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    if (c->vcpu->vm->vcpu_count > 1 || !has_fsgsbase())
+    u64 away = (u64)(uintptr_t)c;
+    if (c->vcpu->vm->vcpu_count > 1 || !has_fsgsbase() || away < AWAY_MIN || away > AWAY_MAX ||
+        away % LARGE_SIZE)
         return 0;
     void *host = mmap(NULL, HOST_SIZE, PROT_NONE, flags, -1, 0);
     if (host == MAP_FAILED)
@@ -547,10 +576,13 @@ int windows_init(struct soft_cpu *c, u8 *slices, bool always, struct error *err)
         return error_set(err, ENOMEM, "no memory for windows");
     }
     w->host = host;
-    w->slices = slices;
+    w->away = away;
     w->always = always;
     w->fresh_mapping = 1;
+    for (unsigned k = 0; k < WINDOWS; k++)
+        memset(w->window[k].slice, NO_SLICE, sizeof w->window[k].slice);
     c->windows = w;
+    choose(c, NULL);
     return 0;
 }
 

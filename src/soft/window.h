@@ -4,8 +4,8 @@
  * A window is a stretch of the monitor's address space that stands for parts of a guest's user address space.
  * Pages of the RAM memfd are mapped into it when translated code first touches them, with the rights that the
  * guest's page tables give, and taken out where the architecture says that a TLB entry goes. So an access
- * needs no look into the software TLB, only one whether the window has the address: of 1 TiB, which is off
- * its path.
+ * needs no look into the software TLB, only one whether the window has the address: a read of something that
+ * is there for each slice of 1 TiB that the window has, and faults elsewhere.
  *
  * All functions are for the vCPU's own thread, in a VM of one vCPU.
  */
@@ -15,16 +15,21 @@
 #include "soft/soft.h"
 
 #define WINDOW_SLICE_SHIFT 40
-#define WINDOW_SLICES_ALL (1u << (64 - WINDOW_SLICE_SHIFT))
 #define WINDOW_MASK ((4ull << WINDOW_SLICE_SHIFT) - 1)
+#define WINDOW_TOUCH_SHIFT (WINDOW_SLICE_SHIFT - PAGE_SHIFT)
 
 /*
  * Gives user code windows once a process has run for a while (@always: at once). Without the address space
- * for it, or with several vCPUs, nothing happens: there are no windows then. @slices has WINDOW_SLICES_ALL
- * bytes, all 0: not 0 becomes each slice, by the high bits of an address, for which code may use the window.
- * What an address has of WINDOW_MASK is then the distance from GS, the host's, to its place.
+ * for it, with several vCPUs, or if @c does not come from windows_cpu_alloc(), nothing happens: there are no
+ * windows then. GS, the host's, is such that for a linear address la of the guest
+ * - GS:[la >> WINDOW_TOUCH_SHIFT] can be read if the window has room for its slice, and otherwise faults,
+ * - the window's place for it is then at GS:[c + (la & WINDOW_MASK)].
  */
-int windows_init(struct soft_cpu *c, u8 *slices, bool always, struct error *err);
+int windows_init(struct soft_cpu *c, bool always, struct error *err);
+
+/* @size bytes, all 0, for what begins with a soft_cpu: where windows can be had, if possible. munmap() takes
+ * them back. MAP_FAILED: no memory. */
+void *windows_cpu_alloc(size_t size);
 void windows_release(struct soft_cpu *c);
 
 /* This thread is about to run code: sets GS. */
@@ -39,14 +44,12 @@ void windows_switch(struct soft_cpu *c, u16 space);
 /* A timer's interrupt, or another one, found user code running: what processes get windows depends on it. */
 void windows_tick(struct soft_cpu *c);
 
-/* User code has an address here: there should be a window for it. */
-void windows_want(struct soft_cpu *c, u64 la);
-
 /*
- * An access to the host's address @host faulted. MAPPED: the page is there now, try again. REFUSED: the guest
- * may not. SLOW: it must be done the slow way. Called from a signal handler that interrupted translated code.
+ * An access to the host's address @host faulted. MAPPED: it is there now, try again. REFUSED: the guest
+ * may not. SLOW: it must be done the slow way; NO_SLICE: likewise, since the window has no room for its
+ * slice. Called from a signal handler that interrupted translated code.
  */
-enum window_fault { WINDOW_NOT_OURS, WINDOW_MAPPED, WINDOW_REFUSED, WINDOW_SLOW };
+enum window_fault { WINDOW_NOT_OURS, WINDOW_MAPPED, WINDOW_REFUSED, WINDOW_SLOW, WINDOW_NO_SLICE };
 enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write);
 
 /* As the functions of the TLB with these names. */

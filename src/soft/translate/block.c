@@ -48,9 +48,6 @@ static void emit_slow(struct translator *x, const struct slow_path *p)
 static void emit_leader_miss(struct translator *x, const struct slow_path *p)
 {
     const struct insn *i = &x->b->insn[p->index];
-    for (unsigned k = 0; k < p->misses; k++)
-        if (p->miss[k].window)
-            emit_set_target(p->miss[k].jump, x->e->at);
     emit_slow(x, p);
     way_on(x, x->block_off + i->off + i->len);
 }
@@ -60,9 +57,8 @@ static void emit_slow_paths(struct translator *x)
     for (unsigned n = 0; n < x->slow_count; n++) {
         struct slow_path *p = &x->slow_paths[n];
         for (unsigned k = 0; k < p->misses; k++)
-            if (!p->leads || !p->miss[k].window)
-                emit_range_miss(x, p, &p->miss[k]);
-        p->at = x->e->at;
+            emit_range_miss(x, p, &p->miss[k]);
+        p->at = p->miss_at = x->e->at;
         for (unsigned k = 0; k < p->jumps; k++)
             emit_set_target(p->jump[k], x->e->at);
         emit_slow(x, p);
@@ -72,8 +68,10 @@ static void emit_slow_paths(struct translator *x)
         if (p->reload)
             emit_load_flags(x->e);
         emit_jump_to(x->e, CC_ALWAYS, p->back);
-        if (p->leads)
+        if (p->leads) {
+            p->miss_at = x->e->at;
             emit_leader_miss(x, p);
+        }
     }
 }
 
@@ -375,8 +373,6 @@ static void start(struct translator *x, struct translate_cpu *t, const struct bl
     x->wide = b->mode & SOFT_MODE_CODE64;
     x->word = x->wide ? 8 : 4;
     x->frame = points_to_frame(t->soft.s);
-    if (b->mode & SOFT_MODE_WINDOW)
-        window_want_all(t);
     x->block_off = (i32)(b->gpa & ~PAGE_MASK);
 }
 
@@ -406,6 +402,16 @@ static struct translation *finish(struct translator *x, struct translation *code
     return code;
 }
 
+/* Does instruction @n branch to @gpa, if it branches? */
+static bool leads_to(struct translator *x, unsigned n, u64 gpa)
+{
+    const struct insn *i = &x->b->insn[n];
+    u8 cc;
+    return (i->flags & INSN_BRANCH) && decode(x, n) && x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+           (is_condition(x->z.mnemonic, &cc) || x->z.mnemonic == ZYDIS_MNEMONIC_JMP) &&
+           gpa == x->b->gpa + i->off + i->len + (u64)x->op[0].imm.value.s;
+}
+
 struct translation *translate_block(struct translate_cpu *t, const struct block *b)
 {
     struct translator x;
@@ -414,7 +420,7 @@ struct translation *translate_block(struct translate_cpu *t, const struct block 
     x.head_off = x.block_off;
     x.end_off = x.block_off + b->len;
     x.whole = b->count;
-    x.loop = (last->flags & INSN_BRANCH) && last->disp == 0;
+    x.loop = last->disp == 0 && leads_to(&x, b->count - 1u, b->gpa);
     t->soft.vcpu->counters.blocks_translated++;
     return finish(&x, translation_new(t->vm, b));
 }
@@ -436,16 +442,6 @@ static void join(struct translator *x, struct block *joined, const struct block 
         joined->insn[joined->count + n].off = (u16)(b->insn[n].off + off);
     joined->count = (u16)(joined->count + b->count);
     x->end_off = off + b->len;
-}
-
-/* Does instruction @n branch to @gpa, if it branches? */
-static bool leads_to(struct translator *x, unsigned n, u64 gpa)
-{
-    const struct insn *i = &x->b->insn[n];
-    u8 cc;
-    return (i->flags & INSN_BRANCH) && decode(x, n) && x->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-           (is_condition(x->z.mnemonic, &cc) || x->z.mnemonic == ZYDIS_MNEMONIC_JMP) &&
-           gpa == x->b->gpa + i->off + i->len + (u64)x->op[0].imm.value.s;
 }
 
 /*

@@ -5,6 +5,7 @@
  * goes. So what is evicted at once is bounded, and nothing has to be moved or counted while code runs. The
  * vCPUs are stopped for that: none executes code, or is in a handler from which it will return to code (T18).
  */
+#include "base/mapping.h"
 #include "soft/translate/translate-internal.h"
 
 /* --- numbers --- */
@@ -48,8 +49,19 @@ static void take_out(struct translate_vm *v, struct translation *code)
         *p = code->same_hash;
 }
 
+/* Code that is spread over a few MiB misses the TLB for instructions too often on small pages. */
+static void make_huge(struct translate_vm *v)
+{
+    size_t wanted = (size_t)(v->emit.at - v->code) + TRANSLATE_TRACE_CODE;
+    for (; v->huge < wanted && v->huge + MAPPING_HUGE <= v->code_size; v->huge += MAPPING_HUGE) {
+        mapping_make_huge(v->code + v->huge);
+        mapping_make_huge(v->code + v->huge + v->emit.to_exec);
+    }
+}
+
 struct translation *translation_new(struct translate_vm *v, const struct block *b)
 {
+    make_huge(v);
     struct code_region *r = code_region(v);
     struct translation *code = (struct translation *)(v->arena + r->arena_used);
     struct block *from = (struct block *)(code + 1);

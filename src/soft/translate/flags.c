@@ -285,6 +285,11 @@ void flags_destroyed(struct translator *x)
     x->flags_in_host = false;
 }
 
+bool flags_only_in_host(const struct translator *x)
+{
+    return x->flags_in_host && !x->flags_saved && x->live[x->index];
+}
+
 void flags_lost(struct translator *x)
 {
     if (x->live[x->index])

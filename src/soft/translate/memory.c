@@ -341,24 +341,8 @@ static void emit_range_thunk(struct emit *e, bool user, bool write, unsigned siz
     emit8(e, 0xc3);
 }
 
-/* T20. In: C, whose slice the window does not have. Out: ZF and in D the way to the page, less GS; or no ZF.
- */
-static void emit_window_thunk(struct emit *e, bool write, unsigned size)
-{
-    emit_tlb_index(e, size);
-    emit_op_rm(e, true, 0x3b, HOST_D, tlb_field(tlb_tag(true, write)));
-    emit_load(e, HOST_D, tlb_field(offsetof(struct soft_tlb_entry, addend)));
-    emit_load(e, HOST_A, CPU(window_gs));
-    emit_lea(e, HOST_D, (struct address){HOST_D, HOST_A, 0, 0});
-    emit8(e, 0xc3);
-}
-
 void emit_memory_thunks(struct translate_cpu *t)
 {
-    for (unsigned n = 0; n < 2 * ACCESS_SIZES; n++) {
-        t->thunk.window_miss[n & 1][n / 2] = t->vm->emit.at;
-        emit_window_thunk(&t->vm->emit, n & 1, 1u << (n / 2));
-    }
     for (unsigned n = 0; n < 4 * ACCESS_SIZES; n++) {
         bool user = n & 1, write = n & 2;
         t->thunk.range_miss[user][write][n / 4] = t->vm->emit.at;
@@ -405,32 +389,20 @@ void emit_range_miss(struct translator *x, struct slow_path *p, const struct ran
     emit_set_target(m->jump, e->at);
     if (m->is_direct)
         emit_lea(e, HOST_C, m->direct);
-    if (!m->window)
-        emit_mov_imm32(e, HOST_A, m->range);
+    emit_mov_imm32(e, HOST_A, m->range);
     emit_call_to(e, m->thunk);
     p->jump[p->jumps++] = emit_jump(e, CC_NE);
-    emit_op_rr(e, true, m->is_direct && !m->window ? 0x89 : 0x01, HOST_D, HOST_C);
-    if (m->is_direct && m->window && m->direct.disp)
-        emit_lea(e, HOST_C, at(HOST_C, (i32)(0u - (u32)m->direct.disp)));
+    emit_op_rr(e, true, m->is_direct ? 0x89 : 0x01, HOST_D, HOST_C);
     emit_jump_to(e, CC_ALWAYS, m->back);
 }
 
-/* @to becomes what PEXT or PDEP make of @from and a mask. */
-static void emit_bits(struct emit *e, u8 rep, unsigned to, unsigned from, struct address mask)
+void emit_bits(struct emit *e, u8 rep, unsigned to, unsigned from, struct address mask)
 {
     emit_rm(
         e,
         &(struct encoding){
             .vex = true, .w = true, .map = 2, .rep = rep, .opcode = 0xf5, .reg = (u8)to, .vvvv = (u8)from},
         mask);
-}
-
-#define PEXT 0xf3
-#define PDEP 0xf2
-
-static struct address slice_at(unsigned index)
-{
-    return (struct address){HOST_CPU, (u8)index, 0, offsetof(struct translate_cpu, slices), false};
 }
 
 static void emit_tlb_check(struct translator *x, unsigned size, bool write)
@@ -454,7 +426,7 @@ void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write)
 }
 
 /* The operand by base and displacement alone, as the host can have it, too. */
-static bool direct_address(const struct translator *x, const ZydisDecodedOperand *m, struct address *a)
+bool direct_address(const struct translator *x, const ZydisDecodedOperand *m, struct address *a)
 {
     if (!x->wide || m->mem.index != ZYDIS_REGISTER_NONE || has_base(m) ||
         m->mem.base == ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP ||
@@ -465,14 +437,6 @@ static bool direct_address(const struct translator *x, const ZydisDecodedOperand
     return true;
 }
 
-/* T21. Is a look for the operand's slice needless? */
-static bool is_known(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
-{
-    struct address a;
-    return direct_address(x, m, &a) && memory_range(x, i, m) == RANGE_WINDOW &&
-           window_is_known(x, gpr_of(m->mem.base), a.disp);
-}
-
 /* How many accesses, each with the longer code, pay before what reads the flags: 3 did better than 1 in
  * bignum code. */
 #define READER_NEAR 3
@@ -480,24 +444,9 @@ static bool is_known(struct translator *x, const struct insn *i, const ZydisDeco
 bool keeps_flags(struct translator *x, const struct insn *i)
 {
     const struct translate_options *o = &x->t->options;
-    return x->t->bmi2 && x->live[x->index] && x->flags_in_host && !x->flags_saved &&
-           (x->reader[x->index] <= READER_NEAR || is_known(x, i, memory_operand(x))) && !o->slow_memory &&
-           !o->live_flags && (x->wide || !has_base(memory_operand(x)));
-}
-
-/* As emit_window(), likewise. */
-static void emit_window_keeping_flags(struct translator *x, const struct insn *i,
-                                      const ZydisDecodedOperand *m)
-{
-    struct emit *e = x->e;
-    slow_path(x)->gs = true;
-    emit_address(x, i, m, HOST_D);
-    emit_bits(e, PEXT, HOST_A, HOST_D, at(HOST_CPU, (i32)offsetof(struct translate_cpu, slice_mask)));
-    emit_rm(e, &(struct encoding){.map = 1, .opcode = 0xb6, .reg = HOST_C}, slice_at(HOST_A)); /* movzx */
-    emit_bytes(e, "\x8d\x49\xff", 3); /* lea ecx, [rcx - 1] */
-    emit_bytes(e, "\xe3\x05", 2);     /* jrcxz over the jump */
-    slow_jump(x, CC_ALWAYS);
-    emit_bits(e, PEXT, HOST_C, HOST_D, CPU(window_mask));
+    const ZydisDecodedOperand *m = memory_operand(x);
+    return x->t->bmi2 && flags_only_in_host(x) && !o->slow_memory && !o->live_flags &&
+           (x->reader[x->index] <= READER_NEAR || window_is_known(x, i, m)) && (x->wide || !has_base(m));
 }
 
 /* As emit_tlb_check(), with instructions that leave the flags alone: for chains of additions with carry. */
@@ -533,96 +482,11 @@ void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecoded
     emit_tlb(x, memory_range(x, i, m), m->size / 8, m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 }
 
-/*
- * T20. C, a linear address, becomes an offset from GS; or what the base of @direct holds, so that with the
- * displacement it is one. A miss, and what faults, take the slow path. A is lost, and D at a miss.
- */
-static void emit_window(struct translator *x, unsigned size, bool write, const struct address *direct)
-{
-    struct emit *e = x->e;
-    struct encoding shr = {.w = true, .opcode = 0xc1, .reg = 5, .imm_len = 1, .imm = {WINDOW_SLICE_SHIFT}};
-    struct slow_path *p = slow_path(x);
-    struct range_miss *miss = &p->miss[p->misses++];
-    flags_lost(x);
-    if (direct)
-        emit_lea(e, HOST_A, *direct);
-    else
-        emit_mov(e, HOST_A, HOST_C);
-    emit_rr(e, &shr, HOST_A);
-    emit_rm(e, &(struct encoding){.opcode = 0x80, .reg = 7, .imm_len = 1}, slice_at(HOST_A)); /* cmp */
-    p->gs = true;
-    *miss = (struct range_miss){.jump = emit_jump(e, CC_E), .is_direct = direct, .window = true};
-    miss->thunk = x->t->thunk.window_miss[write][size_class(size)];
-    if (direct) {
-        miss->direct = *direct;
-        emit_mov(e, HOST_C, direct->base);
-    }
-    emit_op_rm(e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
-    miss->back = e->at;
-}
-
-static bool flags_only_in_host(const struct translator *x)
-{
-    return x->flags_in_host && !x->flags_saved && x->live[x->index];
-}
-
-/* T21. As emit_window(), for one whose slice the window has. */
-static void emit_known(struct translator *x, unsigned base, bool sole)
-{
-    if (sole && flags_only_in_host(x) && x->t->bmi2) {
-        slow_path(x)->save = true;
-        emit_bits(x->e, PEXT, HOST_C, base, CPU(window_mask));
-        return;
-    }
-    flags_lost(x);
-    emit_mov(x->e, HOST_C, base);
-    emit_op_rm(x->e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
-}
-
-void emit_window_pointer(struct emit *e, const struct window_pointer *p)
-{
-    emit_mov(e, HOST_C, translate_host_reg[p->base]);
-    emit_op_rm(e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
-    if (p->delta)
-        emit_lea(e, HOST_C, at(HOST_C, (i32)(0u - (u32)p->delta)));
-}
-
-/* T22. C is what it must be. */
-static void emit_kept(struct translator *x, bool sole)
-{
-    if (!sole)
-        flags_lost(x);
-    else if (flags_only_in_host(x))
-        slow_path(x)->save = true;
-}
-
-/* T20 to T22: the operand by GS. */
-static struct address emit_based_window(struct translator *x, unsigned base, i32 disp, unsigned size,
-                                        bool write, bool sole)
-{
-    bool known = window_is_known(x, base, disp);
-    slow_path(x)->gs = true;
-    if (known && x->pointer.valid && x->pointer.base == base &&
-        (i64)disp + x->pointer.delta == (i32)(disp + x->pointer.delta)) {
-        emit_kept(x, sole);
-        return (struct address){HOST_C, NO_INDEX, 0, disp + x->pointer.delta, true};
-    }
-    if (known) {
-        emit_known(x, translate_host_reg[base], sole);
-    } else {
-        struct address a = at(translate_host_reg[base], disp);
-        emit_window(x, size, write, &a);
-        window_note_check(x, base, disp);
-    }
-    x->pointer = (struct window_pointer){true, (u8)base, 0};
-    return (struct address){HOST_C, NO_INDEX, 0, disp, true};
-}
-
 struct address emit_based(struct translator *x, unsigned base, i32 disp, unsigned size, bool write, bool sole)
 {
     if ((x->b->mode & SOFT_MODE_WINDOW) && !x->t->options.slow_memory &&
         !trace_is_bad(x->t, x->b->gpa + x->b->insn[x->index].off))
-        return emit_based_window(x, base, disp, size, write, sole);
+        return emit_window_operand(x, base, disp, sole && window_has(x, base, disp));
     x->pointer.valid = false;
     word_lea(x, HOST_C, at(translate_host_reg[base], disp));
     emit_tlb(x, RANGE_STACK, size, write);
@@ -632,28 +496,26 @@ struct address emit_based(struct translator *x, unsigned base, i32 disp, unsigne
 struct address emit_pointer_keeping_flags(struct translator *x, const struct insn *i,
                                           const ZydisDecodedOperand *m)
 {
-    bool gs = memory_range(x, i, m) == RANGE_WINDOW, write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-    if (gs && is_known(x, i, m))
-        return emit_based_window(x, gpr_of(m->mem.base),
-                                 m->mem.disp.has_displacement ? (i32)m->mem.disp.value : 0, m->size / 8,
-                                 write, true);
+    struct address a;
+    bool window = memory_range(x, i, m) == RANGE_WINDOW;
+    if (window && direct_address(x, m, &a))
+        return emit_window_operand(x, gpr_of(m->mem.base), a.disp, true);
     x->pointer.valid = false;
-    if (gs)
-        emit_window_keeping_flags(x, i, m);
-    else
-        emit_tlb_keeping_flags(x, i, m);
     slow_path(x)->save = true;
-    return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
+    if (!window) {
+        emit_tlb_keeping_flags(x, i, m);
+        return at(HOST_C, 0);
+    }
+    emit_address(x, i, m, HOST_D);
+    return emit_window(x, HOST_D, true);
 }
 
-bool emit_pointer_by_gs(struct translator *x, unsigned range, unsigned size, bool write)
+struct address emit_pointer_at_c(struct translator *x, unsigned range, unsigned size, bool write)
 {
-    bool gs = range == RANGE_WINDOW && !x->t->options.slow_memory;
-    if (gs)
-        emit_window(x, size, write, NULL);
-    else
-        emit_tlb(x, range, size, write);
-    return gs;
+    if (range == RANGE_WINDOW && !x->t->options.slow_memory)
+        return emit_window(x, HOST_C, false);
+    emit_tlb(x, range, size, write);
+    return at(HOST_C, 0);
 }
 
 struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
@@ -664,11 +526,10 @@ struct address emit_operand(struct translator *x, const struct insn *i, const Zy
     if (range == RANGE_NONE || x->t->options.slow_memory || !direct_address(x, m, &a)) {
         x->pointer.valid = false;
         emit_address(x, i, m, HOST_C);
-        bool gs = emit_pointer_by_gs(x, range, m->size / 8, write);
-        return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
+        return emit_pointer_at_c(x, range, m->size / 8, write);
     }
     if (range == RANGE_WINDOW)
-        return emit_based_window(x, gpr_of(m->mem.base), a.disp, m->size / 8, write, false);
+        return emit_window_operand(x, gpr_of(m->mem.base), a.disp, false);
     x->pointer.valid = false;
     flags_lost(x);
     emit_range_check(x, range, m->size / 8, write, &a);

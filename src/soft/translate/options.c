@@ -18,14 +18,23 @@ struct word {
     }
 /* Described in docs/translator.md. */
 static const struct word words[] = {
-    WORD("hot", threshold, 1),           WORD("tiny-cache", code_size, 512u << 10),
-    WORD("no-chaining", no_chaining, 1), WORD("no-returns", no_returns, 1),
-    WORD("no-native", no_native, 1),     WORD("slow-memory", slow_memory, 1),
-    WORD("live-flags", live_flags, 1),   WORD("one-insn", block_insns, 1),
-    WORD("no-traces", no_traces, 1),     WORD("traces", traces, 1),
-    WORD("windows", windows, 1),         WORD("no-windows", no_windows, 1),
-    WORD("flush", flush, 100),           WORD("fail", fail, 3),
-    WORD("lockstep", lockstep, 1),       WORD("lockstep-blocks", lockstep_blocks, 64),
+    WORD("hot", threshold, 1),
+    WORD("tiny-cache", code_size, 512u << 10),
+    WORD("no-chaining", no_chaining, 1),
+    WORD("no-returns", no_returns, 1),
+    WORD("no-native", no_native, 1),
+    WORD("slow-memory", slow_memory, 1),
+    WORD("live-flags", live_flags, 1),
+    WORD("one-insn", block_insns, 1),
+    WORD("no-traces", no_traces, 1),
+    WORD("traces", traces, 1),
+    WORD("windows", windows, 1),
+    WORD("no-windows", no_windows, 1),
+    WORD("no-pext", no_pext, 1),
+    WORD("flush", flush, 100),
+    WORD("fail", fail, 3),
+    WORD("lockstep", lockstep, 1),
+    WORD("lockstep-blocks", lockstep_blocks, 64),
 };
 
 static int set_word(struct translate_options *o, const char *text, size_t len, struct error *err)

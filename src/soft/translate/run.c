@@ -388,10 +388,16 @@ static void engine_vcpu_release(struct vcpu *vcpu)
     vcpu->engine_data = NULL;
 }
 
+/* AMD's processors of before family 19h have it in name only. */
+static bool has_fast_pext(void)
+{
+    bool slow = __builtin_cpu_is("amd") && (__builtin_cpu_is("amdfam17h") || __builtin_cpu_is("amdfam15h"));
+    return __builtin_cpu_supports("bmi2") && !slow;
+}
+
 static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
 {
-    struct translate_cpu *t =
-        mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct translate_cpu *t = windows_cpu_alloc(sizeof *t);
     if (t == MAP_FAILED)
         return error_set(err, ENOMEM, "no memory for vCPU %u", vcpu->index);
     t->vm = vcpu->vm->engine_data;
@@ -416,7 +422,7 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     if (t->options.block_insns)
         t->soft.interpret->max_insns = MIN(t->options.block_insns, (u32)BLOCK_MAX_INSNS);
     if (!t->options.no_windows && !t->lockstep) {
-        rc = windows_init(&t->soft, t->slices, t->options.windows, err);
+        rc = windows_init(&t->soft, t->options.windows, err);
         if (rc != 0) {
             engine_vcpu_release(vcpu);
             return rc;
@@ -424,11 +430,11 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
     }
     t->catcher.caught = translate_fault;
     t->soft.window_mask = WINDOW_MASK;
+    t->soft.touch_mask = ~MASK(WINDOW_TOUCH_SHIFT);
     vector_init(&t->soft);
     t->flags_killed = flags_probe();
-    t->bmi2 = __builtin_cpu_supports("bmi2");
+    t->bmi2 = has_fast_pext() && !t->options.no_pext;
     t->page_mask = PAGE_MASK;
-    t->slice_mask = ~MASK(WINDOW_SLICE_SHIFT);
     t->index_mask = (u64)(SOFT_TLB_SIZE - 1) << PAGE_SHIFT;
     return 0;
 }

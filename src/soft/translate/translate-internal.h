@@ -42,6 +42,7 @@ struct translate_options {
     u32 no_traces;       /* none are made */
     u32 no_windows;      /* nobody gets any */
     u32 windows;         /* all user code has them from the start */
+    u32 no_pext;         /* as on processors where it is slow */
     u32 traces;          /* one is made wherever the run loop comes */
     u32 lockstep;        /* not 0: compare with the interpreter, one run in so many (lockstep.c) */
     u32 lockstep_blocks; /* how many blocks a compared run may enter */
@@ -64,7 +65,8 @@ enum entry { ENTRY_HOST, ENTRY_SAVED, ENTRY_HOST_CHECKED, ENTRY_SAVED_CHECKED, E
 /* Code that may fault in a window, and its way round (T20). Offsets in the code of the translation. */
 struct window_site {
     u16 begin, end, slow;
-    u16 off; /* of the guest's instruction in its page */
+    u16 miss; /* the way round where the window lacks the slice */
+    u16 off;  /* of the guest's instruction in its page */
 };
 
 /* The machine code of a block or a trace. */
@@ -173,7 +175,6 @@ struct translate_thunks {
     u8 *vector_save;            /* vector and x87 registers to x86_state; flags lost */
     u8 *vector_load, *x87_load; /* from there, where allowed; A, D and flags lost */
     u8 *range_miss[2][2][ACCESS_SIZES]; /* [CPL 3][write]; see emit_memory_thunks() */
-    u8 *window_miss[2][ACCESS_SIZES];   /* the same for windows (T20) */
 };
 
 /*
@@ -195,6 +196,7 @@ struct translate_vm {
     u32 evictions;            /* changes only while the other vCPUs are stopped */
     struct emit emit;         /* to_exec is constant */
     u8 *after_thunks;
+    size_t huge;                  /* how much of the code's memory consists of huge pages, if there are any */
     struct translate_exit *exits; /* 0 is none */
     u32 *by_address;              /* what the regions have of it; constant */
 };
@@ -235,11 +237,11 @@ struct translate_cpu {
     u32 handler_epoch;  /* changes when they are good no more */
     u32 handler_blocks; /* the interpreter's epoch for which they are good */
     u8 *return_stack;
-    u32 flags_killed; /* see flags_probe() */
-    bool bmi2;
-    u64 page_mask, index_mask, slice_mask; /* operands of code */
-    u32 tries;                             /* of translating */
-    struct lockstep *lockstep;             /* lockstep.c, or NULL */
+    u32 flags_killed;          /* see flags_probe() */
+    bool bmi2;                 /* there is PEXT, and it is fast */
+    u64 page_mask, index_mask; /* operands of code */
+    u32 tries;                 /* of translating */
+    struct lockstep *lockstep; /* lockstep.c, or NULL */
     struct tracer tracer;
     struct fault_catcher catcher;
     struct {
@@ -248,9 +250,8 @@ struct translate_cpu {
     } slow[64];               /* T20: instructions whose accesses windows could not serve, by a hash */
     struct translation *worn; /* one of them is in this one */
     u32 worn_evictions;
-    u32 budget;                   /* in lock-step: blocks left to enter before translated code is left */
-    u32 map_epoch;                /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
-    u8 slices[WINDOW_SLICES_ALL]; /* T20: which the current window has */
+    u32 budget;    /* in lock-step: blocks left to enter before translated code is left */
+    u32 map_epoch; /* of soft_cpu.map_epoch, for which the slots and the jump cache are good */
 };
 
 /* Room that a block needs at most. */
@@ -340,16 +341,15 @@ void trace_set_bad(struct translate_cpu *t, u64 gpa);
 /* --- windows.c (T20) --- */
 
 bool translate_fault(struct fault_catcher *f, u64 address, long long *regs);
-unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
-/* T21: may the access do without a look for its slice? Whose look it relies on then knows. */
-bool window_is_known(struct translator *x, unsigned base, i32 disp);
+unsigned window_range(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+/* T21: may the access do without a look for its slice? */
+bool window_has(const struct translator *x, unsigned base, i32 disp);
+bool window_is_known(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 bool window_keeps_pointer(const struct translator *x,
                           const struct insn *i); /* does the instruction leave C alone (T22)? */
-void window_note_check(struct translator *x, unsigned base, i32 disp);
 void window_note_writes(struct translator *x, unsigned first,
                         unsigned count); /* by instructions just emitted */
 void window_note_sites(struct translator *x, struct translation *code);
-void window_want_all(struct translate_cpu *t); /* what the registers point to */
 void window_serve_worn(struct translate_cpu *t);
 
 /* T5: makes the entries lead to the block, or out to the run loop. */
@@ -382,7 +382,6 @@ struct range_miss {
     u8 *thunk;
     u32 range; /* its offset in struct soft_cpu */
     bool is_direct;
-    bool window;
     struct address direct;
 };
 
@@ -420,7 +419,7 @@ struct slow_path {
     bool gs;                       /* which may fault in a window (T20) */
     struct window_pointer pointer; /* as it must be where it goes on */
     bool leads;                    /* others do without a check since this one's succeeded (T21) */
-    u8 *at;                        /* of the way round */
+    u8 *at, *miss_at;              /* of the way round; of that where the window lacks the slice */
     unsigned index;                /* of the instruction ... */
     u8 count;                      /* ... or the first of so many that are done together */
     u8 jumps;
@@ -593,6 +592,7 @@ u32 flags_probe(void); /* for translate_cpu.flags_killed: what the host's CPU do
 
 void flags_save(struct translator *x); /* before code that destroys them, where they are live */
 void flags_destroyed(struct translator *x);
+bool flags_only_in_host(const struct translator *x); /* and live before the instruction */
 void flags_lost(struct translator *x); /* before code that destroys them and may take the slow path */
 /* Finds out x->live and x->recipe (T3): for each instruction in order, once decoded, then for all. */
 void flags_note(struct translator *x, unsigned n);
@@ -649,9 +649,9 @@ unsigned memory_range(struct translator *x, const struct insn *i, const ZydisDec
 /* C: from linear address to host pointer for @size bytes, or the slow path. A, D and flags are lost. Twice an
  * instruction at most. */
 void emit_tlb(struct translator *x, unsigned range, unsigned size, bool write);
-/* The same, but true where C is an offset from GS (T20), for code that can fault only there, and changes
- * nothing before. */
-bool emit_pointer_by_gs(struct translator *x, unsigned range, unsigned size, bool write);
+/* The same for code that can fault only there, and changes nothing before: the operand, which may be by GS
+ * (T20). */
+struct address emit_pointer_at_c(struct translator *x, unsigned range, unsigned size, bool write);
 /* The TLB entry whose offset in soft_cpu.tlb is in A; offset of the tag of such an access in it. */
 struct address tlb_field(size_t field);
 size_t tlb_tag(bool user, bool write);
@@ -668,14 +668,30 @@ struct address emit_pointer_keeping_flags(struct translator *x, const struct ins
  */
 struct address emit_based(struct translator *x, unsigned base, i32 disp, unsigned size, bool write,
                           bool sole);
-void emit_window_pointer(struct emit *e,
-                         const struct window_pointer *p); /* C becomes as @p says; flags are lost */
 /* Makes the memory operand one of the host, in which C may be. A, D and flags are lost. */
 struct address emit_operand(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
-/* The same by C and a displacement alone. */
+/* The same, but of the registers only C and HOST_CPU are in it. */
 struct address emit_operand_at_c(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
 /* Host pointer to the memory operand into C. */
 void emit_pointer(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m);
+
+/* The operand by base and displacement alone, as the host can have it, too: true and @a. */
+bool direct_address(const struct translator *x, const ZydisDecodedOperand *m, struct address *a);
+/* @to becomes what PEXT or PDEP make of @from and a mask. No flags are touched. */
+void emit_bits(struct emit *e, u8 rep, unsigned to, unsigned from, struct address mask);
+#define PEXT 0xf3
+#define PDEP 0xf2
+
+/* --- windows.c: code --- */
+
+/*
+ * The operand at the linear address in host register @base, C or D; or at guest register @base and @disp. A
+ * and C are lost, and flags unless @sole (see emit_based()).
+ */
+struct address emit_window(struct translator *x, unsigned base, bool sole);
+struct address emit_window_operand(struct translator *x, unsigned base, i32 disp, bool sole);
+void emit_window_pointer(struct emit *e,
+                         const struct window_pointer *p); /* C becomes as @p says; flags are lost */
 
 /* --- branch.c --- */
 

@@ -242,7 +242,7 @@ static void note_x87(struct translator *x, const struct insn *i, bool memory)
 #define KEEP 0xff
 struct fields {
     u8 reg, rm, vvvv;
-    bool memory, gs; /* [rcx + disp] */
+    bool memory, gs; /* [rcx + disp], gs:[rcx + rbp + disp] */
     i32 disp;
     bool rex; /* for a byte register that only REX reaches */
 };
@@ -351,12 +351,14 @@ static void put_insn(struct translator *x, const struct insn *i, const struct fi
     put_prefixes(x, f, bytes);
     put_opcode(x);
     if (f->memory)
-        modrm = (u8)((f->disp ? 0x80 : 0) | (modrm & 0x38) | HOST_C);
+        modrm = (u8)((f->disp ? 0x80 : 0) | (modrm & 0x38) | (f->gs ? 4 : HOST_C));
     if (f->reg != KEEP)
         modrm = (u8)((modrm & ~0x38) | (f->reg & 7) << 3);
     if (f->rm != KEEP)
         modrm = (u8)((modrm & ~7) | (f->rm & 7));
     emit8(x->e, modrm);
+    if (f->memory && f->gs)
+        emit8(x->e, HOST_CPU << 3 | HOST_C);
     if (f->memory && f->disp)
         emit32(x->e, (u32)f->disp);
     emit_bytes(x->e, bytes + tail, i->len - tail);
@@ -383,12 +385,12 @@ static struct address vector_pointer(struct translator *x, const struct insn *i,
     if (i->stub->x87)
         emit_store(x->e, at(HOST_CPU, (i32)(offsetof(struct soft_cpu, x87_fdp) + 8u * !x->x87_last.slot)),
                    HOST_C);
-    bool gs = emit_pointer_by_gs(x, memory_range(x, i, m), m->size / 8, is_written(m));
+    struct address a = emit_pointer_at_c(x, memory_range(x, i, m), m->size / 8, is_written(m));
     if (i->stub->align_mask) {
         emit_bytes(x->e, (u8[]){0xf6, 0xc1, i->stub->align_mask}, 3); /* test cl, imm8 */
         slow_jump(x, CC_NE);
     }
-    return (struct address){HOST_C, NO_INDEX, 0, 0, gs};
+    return a;
 }
 
 /* The host register for a general register operand. */

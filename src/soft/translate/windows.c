@@ -6,9 +6,11 @@
 
 #include "soft/translate/translate-internal.h"
 
+#define CPU(field) at(HOST_CPU, (i32)offsetof(struct soft_cpu, field))
+
 /* --- which accesses --- */
 
-unsigned window_range(struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+unsigned window_range(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
 {
     if (m->mem.segment == ZYDIS_REGISTER_FS)
         return RANGE_FS;
@@ -22,13 +24,10 @@ unsigned window_range(struct translator *x, const struct insn *i, const ZydisDec
 /* As far apart, the two are in one slice, or one is in the page at an end of it, which no window has. */
 #define NEAR ((i32)PAGE_SIZE - 64)
 
-bool window_is_known(struct translator *x, unsigned base, i32 disp)
+bool window_has(const struct translator *x, unsigned base, i32 disp)
 {
     const struct window_known *k = &x->known[base];
-    if (!k->known || llabs((i64)disp - k->disp) >= NEAR)
-        return false;
-    x->slow_paths[k->leader].leads = true;
-    return true;
+    return k->known && llabs((i64)disp - k->disp) < NEAR;
 }
 
 bool window_keeps_pointer(const struct translator *x, const struct insn *i)
@@ -36,7 +35,14 @@ bool window_keeps_pointer(const struct translator *x, const struct insn *i)
     return translate_leaves_c(x, i) && (x->b->mode & SOFT_MODE_WINDOW);
 }
 
-void window_note_check(struct translator *x, unsigned base, i32 disp)
+bool window_is_known(const struct translator *x, const struct insn *i, const ZydisDecodedOperand *m)
+{
+    struct address a;
+    return (x->b->mode & SOFT_MODE_WINDOW) && direct_address(x, m, &a) &&
+           window_range(x, i, m) == RANGE_WINDOW && window_has(x, gpr_of(m->mem.base), a.disp);
+}
+
+static void note_check(struct translator *x, unsigned base, i32 disp)
 {
     x->known[base] = (struct window_known){true, disp, (unsigned)(slow_path(x) - x->slow_paths)};
 }
@@ -85,13 +91,91 @@ void window_note_writes(struct translator *x, unsigned first, unsigned count)
             note_write(x, n, &x->decoded[n].op[k]);
 }
 
-void window_want_all(struct translate_cpu *t)
+/* --- code --- */
+
+/*
+ * The slow path where the window lacks the slice of host register @base: of each that it has, there is
+ * something to read. A is lost, and flags where PEXT is slow.
+ */
+static void emit_touch(struct translator *x, unsigned base)
 {
-    struct soft_cpu *c = &t->soft;
-    windows_want(c, c->s->rip);
-    for (unsigned r = 0; r < 16; r++)
-        if (c->s->gpr[r] >> PAGE_SHIFT)
-            windows_want(c, c->s->gpr[r]);
+    struct emit *e = x->e;
+    struct encoding shr = {.w = true, .opcode = 0xc1, .reg = 5, .imm_len = 1, .imm = {WINDOW_TOUCH_SHIFT}};
+    struct encoding movzx = {.map = 1, .opcode = 0xb6, .reg = HOST_A};
+    slow_path(x)->gs = true;
+    if (x->t->bmi2) {
+        emit_bits(e, PEXT, HOST_A, base, CPU(touch_mask));
+    } else {
+        if (base != HOST_A)
+            emit_mov(e, HOST_A, base);
+        emit_rr(e, &shr, HOST_A);
+    }
+    emit_rm(e, &movzx, (struct address){HOST_A, NO_INDEX, 0, 0, true});
+}
+
+/* Flags that are in the host's only can stay there. Else they may be destroyed. */
+static bool keep_flags(struct translator *x, bool sole)
+{
+    bool keep = sole && flags_only_in_host(x) && x->t->bmi2;
+    if (keep)
+        slow_path(x)->save = true;
+    else
+        flags_lost(x);
+    return keep;
+}
+
+/* What host register @base holds, and @disp. C is lost, and flags unless @keep. */
+static struct address emit_place(struct translator *x, unsigned base, i32 disp, bool keep)
+{
+    struct emit *e = x->e;
+    if (keep) {
+        emit_bits(e, PEXT, HOST_C, base, CPU(window_mask));
+    } else {
+        if (base != HOST_C)
+            emit_mov(e, HOST_C, base);
+        emit_op_rm(e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
+    }
+    return (struct address){HOST_C, HOST_CPU, 0, disp, true};
+}
+
+struct address emit_window(struct translator *x, unsigned base, bool sole)
+{
+    bool keep = keep_flags(x, sole);
+    emit_touch(x, base);
+    return emit_place(x, base, 0, keep);
+}
+
+/* T20 to T22. */
+struct address emit_window_operand(struct translator *x, unsigned base, i32 disp, bool sole)
+{
+    const struct window_pointer *p = &x->pointer;
+    unsigned host = translate_host_reg[base];
+    bool known = window_has(x, base, disp), near = llabs((i64)disp) < NEAR;
+    bool keep = keep_flags(x, sole);
+    i64 from_c = (i64)disp + p->delta;
+    slow_path(x)->gs = true;
+    if (known)
+        x->slow_paths[x->known[base].leader].leads = true;
+    if (known && p->valid && p->base == base && from_c == (i32)from_c)
+        return (struct address){HOST_C, HOST_CPU, 0, (i32)from_c, true};
+    if (!known && near) {
+        emit_touch(x, host);
+    } else if (!known) {
+        emit_lea(x->e, HOST_A, at(host, disp));
+        emit_touch(x, HOST_A);
+    }
+    if (!known)
+        note_check(x, base, near ? 0 : disp);
+    x->pointer = (struct window_pointer){true, (u8)base, 0};
+    return emit_place(x, host, disp, keep);
+}
+
+void emit_window_pointer(struct emit *e, const struct window_pointer *p)
+{
+    emit_mov(e, HOST_C, translate_host_reg[p->base]);
+    emit_op_rm(e, true, 0x23, HOST_C, CPU(window_mask)); /* and */
+    if (p->delta)
+        emit_lea(e, HOST_C, at(HOST_C, (i32)(0u - (u32)p->delta)));
 }
 
 /* --- from a host's address to the guest's instruction --- */
@@ -114,6 +198,7 @@ void window_note_sites(struct translator *x, struct translation *code)
         struct window_site site = {.begin = (u16)(p->begin - start),
                                    .end = (u16)(p->end - start),
                                    .slow = (u16)(p->at - start),
+                                   .miss = (u16)(p->miss_at - start),
                                    .off = (u16)(x->block_off + x->b->insn[p->index].off)};
         emit_bytes(e, &site, sizeof site);
         code->sites++;
@@ -210,6 +295,10 @@ bool translate_fault(struct fault_catcher *f, u64 address, long long *regs)
     case WINDOW_MAPPED: return true;
     case WINDOW_REFUSED: break;
     case WINDOW_SLOW: note_slow(t, code, site); break;
+    case WINDOW_NO_SLICE:
+        note_slow(t, code, site);
+        regs[REG_RIP] = (long long)(uintptr_t)(code->start + site->miss);
+        return true;
     }
     regs[REG_RIP] = (long long)(uintptr_t)(code->start + site->slow);
     return true;
