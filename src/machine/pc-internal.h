@@ -52,6 +52,7 @@ struct pc {
     struct isa_debug_exit debug_exit;
     struct fw_cfg fw_cfg;
     struct firmware_rom rom;
+    struct chardev_keys keys; /* of both consoles */
     struct chardev *console;
     struct uart16550 com1;
 
@@ -95,6 +96,9 @@ void pc_boot_order(const struct pc *pc, char *text, size_t size); /* OpenFirmwar
 /* pc-net.c */
 int pc_nets_up(struct pc *pc, struct error *err);
 void pc_nets_down(struct pc *pc);
+/* pc-keys.c. What the user can ask of the machine at its console. */
+void pc_keys_init(struct pc *pc);
+
 /* pc-share.c */
 int pc_shares_up(struct pc *pc, struct error *err);
 void pc_shares_down(struct pc *pc);

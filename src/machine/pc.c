@@ -25,11 +25,6 @@ static struct irq_line gsi(struct pc *pc, unsigned n)
     return irqchip_gsi(pc->vm.irqchip, n);
 }
 
-static void user_quits(void *owner)
-{
-    pc_quit(owner);
-}
-
 /* --- memory, processors, interrupt controllers --- */
 
 static int memory_up(struct pc *pc, struct error *err)
@@ -66,6 +61,7 @@ static int vm_up(struct pc *pc, struct error *err)
     pc->vm.irqfd = pc->config.irqfd;
     event_loop_set_lock(pc->loop, &pc->vm.machine_lock);
     pc_lifecycle_init(pc);
+    pc_keys_init(pc);
     return 0;
 }
 
@@ -222,7 +218,7 @@ static void debug_exit_down(struct pc *pc)
 
 static int console_up(struct pc *pc, struct error *err)
 {
-    pc->console = chardev_open(pc->config.console, pc->loop, user_quits, pc, err);
+    pc->console = chardev_open(pc->config.console, pc->loop, &pc->keys, err);
     return pc->console ? 0 : -err->code;
 }
 
@@ -360,7 +356,7 @@ static int virtio_console_up(struct pc *pc, struct error *err)
 
     if (!pc->config.virtio_console)
         return 0;
-    pc->hvc_backend = chardev_open(pc->config.virtio_console, pc->loop, user_quits, pc, err);
+    pc->hvc_backend = chardev_open(pc->config.virtio_console, pc->loop, &pc->keys, err);
     if (!pc->hvc_backend)
         return -err->code;
     r = virtio_console_init(&pc->hvc, &pc->pci.bus, PCI_DEVFN(SLOT_CONSOLE, 0), &pc->memory, pc->loop,

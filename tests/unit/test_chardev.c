@@ -25,6 +25,7 @@
 struct fixture {
     struct event_loop *loop;
     struct chardev *c;
+    struct chardev_keys keys;
     struct chardev_listener listener;
     u8 *got;
     size_t got_len, got_cap;
@@ -66,9 +67,12 @@ static void line_break(struct chardev_listener *l)
     f->got[f->got_len++] = '#';
 }
 
-static void quit(void *owner)
+static void press(void *owner, u8 key, char answer[CHAR_ANSWER])
 {
-    ((struct fixture *)owner)->quits++;
+    if (key == 'x')
+        ((struct fixture *)owner)->quits++;
+    else if (key == 'n')
+        (void)snprintf(answer, CHAR_ANSWER, "done");
 }
 
 static int setup(void **state)
@@ -102,7 +106,8 @@ static int teardown(void **state)
 
 static int open_spec(struct fixture *f, const char *spec, struct error *err)
 {
-    f->c = chardev_open(spec, f->loop, quit, f, err);
+    f->keys = (struct chardev_keys){.press = press, .owner = f, .help = "Ctrl-a x  quit\n"};
+    f->c = chardev_open(spec, f->loop, &f->keys, err);
     if (!f->c)
         return -1;
     f->c->listener = &f->listener;
@@ -652,6 +657,7 @@ static struct child start_on_terminal_as(struct termios *before, size_t room, bo
             setsid();
         dup2(slave, 0);
         dup2(slave, 1);
+        dup2(slave, 2);
         run_child(room);
     }
     close(slave);
@@ -755,6 +761,13 @@ static void escape_keys(void **state)
                   "\x01"
                   "b");
     expect_read(c.from, "[01][01][y][break]");
+    send_text(&c, "\x01"
+                  "n");
+    expect_read(c.from, "\r\ndone\r\n");
+    send_text(&c, "\x01"
+                  "h");
+    expect_read(c.from, "\r\nCtrl-a x  quit\r\nCtrl-a a  send Ctrl-a to the guest\r\n");
+    expect_read(c.from, "Ctrl-a b  send a break\r\nCtrl-a h  this help\r\n");
     send_text(&c, "\x01"
                   "x");
     expect_read(c.from, "bye");

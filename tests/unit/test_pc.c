@@ -312,6 +312,34 @@ static void a_bad_disk_leaves_nothing_behind(void **state)
     assert_non_null(strstr(err.text, "/nonexistent/disk"));
 }
 
+static void expect_answer(u8 key, const char *expected)
+{
+    char answer[CHAR_ANSWER] = "";
+
+    the_pc->keys.press(the_pc->keys.owner, key, answer);
+    assert_string_equal(answer, expected);
+}
+
+static void keys_pull_cables_out_and_plug_them_in(void **state)
+{
+    config.net[0].options.kind = config.net[1].options.kind = NET_NULL;
+    config.net[1].options.link_down = true;
+    config.net_count = 2;
+    the_pc = pc_new(&config, &boot, loop, NULL);
+    assert_non_null(the_pc);
+    expect_answer('1', "network card 1 is unplugged");
+    assert_int_equal(the_pc->net[0].status, 0);
+    expect_answer('1', "network card 1 is plugged in");
+    assert_int_equal(the_pc->net[0].status, 1);
+    expect_answer('2', "network card 2 is plugged in");
+    assert_int_equal(the_pc->net[1].status, 1);
+    expect_answer('3', "there is no network card 3");
+    expect_answer('8', "there is no network card 8");
+    expect_answer('9', "");
+    expect_answer('n', "network cards that announce themselves: 0"); /* no driver is there */
+    pc_free(the_pc);
+}
+
 static void two_boards_live_side_by_side(void **state)
 {
     struct event_loop *other_loop = event_loop_new(NULL);
@@ -342,6 +370,7 @@ int main(void)
         TEST(every_device_has_a_name_and_is_listed_once),
         TEST(bars_lie_in_their_window),
         TEST(a_bad_disk_leaves_nothing_behind),
+        TEST(keys_pull_cables_out_and_plug_them_in),
         TEST(two_boards_live_side_by_side),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

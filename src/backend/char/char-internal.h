@@ -4,7 +4,7 @@
 
 #include "backend/char/chardev.h"
 
-struct chardev *chardev_stdio_new(struct event_loop *loop, void (*quit)(void *owner), void *owner,
+struct chardev *chardev_stdio_new(struct event_loop *loop, const struct chardev_keys *keys,
                                   struct error *err);
 struct chardev *chardev_pty_new(struct event_loop *loop, struct error *err);
 struct chardev *chardev_unix_new(const char *path, struct event_loop *loop, struct error *err);

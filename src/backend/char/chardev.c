@@ -13,15 +13,15 @@ static const char *argument(const char *spec, const char *kind)
     return !strncmp(spec, kind, len) && spec[len] == ':' ? spec + len + 1 : NULL;
 }
 
-struct chardev *chardev_open(const char *spec, struct event_loop *loop, void (*quit)(void *owner),
-                             void *owner, struct error *err)
+struct chardev *chardev_open(const char *spec, struct event_loop *loop, const struct chardev_keys *keys,
+                             struct error *err)
 {
     const char *path;
 
     if (!strcmp(spec, "null") || !strcmp(spec, "none"))
         return chardev_null_new();
     if (!strcmp(spec, "stdio"))
-        return chardev_stdio_new(loop, quit, owner, err);
+        return chardev_stdio_new(loop, keys, err);
     if (!strcmp(spec, "pty"))
         return chardev_pty_new(loop, err);
     if ((path = argument(spec, "unix")) && *path)

@@ -18,6 +18,8 @@
 #include "base/error.h"
 #include "base/event_loop.h"
 
+#define CHAR_ANSWER 80
+
 struct chardev;
 
 struct chardev_ops {
@@ -31,6 +33,17 @@ struct chardev_listener {
     void (*writable)(struct chardev_listener *l);
     void (*hangup)(struct chardev_listener *l, bool connected); /* carrier; may be NULL */
     void (*line_break)(struct chardev_listener *l);             /* a serial break; may be NULL */
+};
+
+/*
+ * What the user of a console asks of the machine: the keys after Ctrl-a that are none of the console's own
+ * (which are a, b and h).
+ */
+struct chardev_keys {
+    /* @answer, when it is filled, is shown to the user. On the loop's thread, with the machine lock. */
+    void (*press)(void *owner, u8 key, char answer[CHAR_ANSWER]);
+    void *owner;
+    const char *help; /* a line for each of them */
 };
 
 struct chardev {
@@ -60,10 +73,10 @@ struct chardev *chardev_null_new(void);
 
 /*
  * @spec: stdio, pty, unix:PATH (listening socket), file:PATH (output only), null or none.
- * stdio on a terminal goes to raw mode; Ctrl-a is its escape key, and @quit is called for Ctrl-a x.
- * The terminal is restored by free(), at exit() and on fatal signals.
+ * stdio on a terminal goes to raw mode; Ctrl-a is its escape key, and what follows may be one of @keys, which
+ * live as long as the console. The terminal is restored by free(), at exit() and on fatal signals.
  */
-struct chardev *chardev_open(const char *spec, struct event_loop *loop, void (*quit)(void *owner),
-                             void *owner, struct error *err);
+struct chardev *chardev_open(const char *spec, struct event_loop *loop, const struct chardev_keys *keys,
+                             struct error *err);
 
 #endif

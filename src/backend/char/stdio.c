@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,32 +22,47 @@
 
 struct stdio_char {
     struct char_stream stream;
-    void (*quit)(void *owner);
-    void *owner;
+    const struct chardev_keys *keys;
     bool terminal; /* input is a terminal: raw mode and the escape key */
     bool escaped;  /* Ctrl-a was the last byte */
 };
 
-static void print_help(void)
+/* To the user, beside what the guest writes. */
+static void tell(const char *text)
 {
-    static const char help[] = "\nCtrl-a x  quit\n"
-                               "Ctrl-a a  send Ctrl-a to the guest\n"
-                               "Ctrl-a b  send a break\n"
-                               "Ctrl-a h  this help\n";
+    if (write(STDERR_FILENO, text, strlen(text)) < 0)
+        return; /* then there is nobody to be told */
+}
 
-    if (write(STDERR_FILENO, help, sizeof help - 1) < 0)
-        return; /* then there is nobody to help */
+static void print_help(const struct stdio_char *c)
+{
+    tell("\n");
+    tell(c->keys->help);
+    tell("Ctrl-a a  send Ctrl-a to the guest\n"
+         "Ctrl-a b  send a break\n"
+         "Ctrl-a h  this help\n");
+}
+
+static void press(const struct stdio_char *c, u8 key)
+{
+    char answer[CHAR_ANSWER] = "", line[CHAR_ANSWER + 2];
+
+    c->keys->press(c->keys->owner, key, answer);
+    if (!answer[0])
+        return;
+    (void)snprintf(line, sizeof line, "\n%s\n", answer);
+    tell(line);
 }
 
 /* Takes the byte after Ctrl-a; true when it goes to the guest. */
 static bool escape_key(struct stdio_char *c, u8 key, size_t kept)
 {
     switch (key) {
-    case 'x': c->quit(c->owner); return false;
+    case ESCAPE: return true;
     case 'h':
-    case '?': print_help(); return false;
+    case '?': print_help(c); return false;
     case 'b': char_stream_break(&c->stream, kept); return false;
-    default: return key == ESCAPE;
+    default: press(c, key); return false;
     }
 }
 
@@ -120,8 +137,7 @@ static void ignore_sigpipe(void)
         signal(SIGPIPE, SIG_IGN);
 }
 
-struct chardev *chardev_stdio_new(struct event_loop *loop, void (*quit)(void *owner), void *owner,
-                                  struct error *err)
+struct chardev *chardev_stdio_new(struct event_loop *loop, const struct chardev_keys *keys, struct error *err)
 {
     struct stdio_char *c = calloc(1, sizeof *c);
     enum char_mode in_mode = CHAR_FILE, out_mode = CHAR_FILE;
@@ -131,8 +147,7 @@ struct chardev *chardev_stdio_new(struct event_loop *loop, void (*quit)(void *ow
         error_set_errno(err, ENOMEM, "cannot open the console");
         return NULL;
     }
-    c->quit = quit;
-    c->owner = owner;
+    c->keys = keys;
     char_stream_init(&c->stream, loop, &stdio_chardev_ops, &stdio_ops);
     c->stream.base.connected = true;
     c->stream.patience_ms = PATIENCE_MS;
