@@ -688,6 +688,57 @@ static void requests_on_the_same_fids_do_not_disturb_each_other(void **state)
     free(st);
 }
 
+/* What makes a name while another one is moved to it. */
+struct creator {
+    struct client client;
+    pthread_barrier_t *both;
+    int result;
+};
+
+static void *create_b(void *arg)
+{
+    struct creator *k = arg;
+    pthread_barrier_wait(k->both);
+    k->result = client_lcreate(&k->client, B, "b", O_RDWR, 0644);
+    return NULL;
+}
+
+static void a_name_made_while_another_is_moved_to_it_is_one(void **state)
+{
+    struct fixture *f = *state;
+    struct client *c = &f->client;
+    struct creator *k = calloc(1, sizeof *k);
+    pthread_barrier_t both;
+    pthread_t thread;
+    assert_non_null(k);
+    assert_int_equal(pthread_barrier_init(&both, NULL, 2), 0);
+    client_init(&k->client, c->share);
+    k->both = &both;
+    for (unsigned i = 0; i < 300; i++) {
+        make_file(f->dir, "a", "a");
+        assert_int_equal(client_walk(c, ROOT, A, 1, "a"), 1);
+        assert_int_equal(client_walk(c, ROOT, B, 0), 0);
+        assert_int_equal(pthread_create(&thread, NULL, create_b, k), 0);
+        pthread_barrier_wait(&both);
+        assert_int_equal(client_rename(c, ROOT, "a", ROOT, "b"), 0);
+        pthread_join(thread, NULL);
+        assert_int_equal(k->result, 0);
+        /* Whoever came first: what B stands for is replaced, or is what A stands for and now moves on with
+         * it. */
+        assert_int_equal(client_rename(c, ROOT, "b", ROOT, "c"), 0);
+        make_file(f->dir, "b", "of others");
+        (void)client_rename_fid(c, B, ROOT, "d");
+        assert_int_equal(access(in(f, "b"), F_OK), 0);
+        assert_int_equal(client_getattr(c, A), 0);
+        assert_int_equal(client_clunk(c, A), 0);
+        assert_int_equal(client_clunk(c, B), 0);
+        (void)remove(in(f, "c"));
+        (void)remove(in(f, "d"));
+    }
+    pthread_barrier_destroy(&both);
+    free(k);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -716,6 +767,7 @@ int main(void)
         T(a_reply_that_does_not_fit_is_an_error),
         T(deep_paths_work_to_a_bound),
         T(requests_on_the_same_fids_do_not_disturb_each_other),
+        T(a_name_made_while_another_is_moved_to_it_is_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -122,22 +122,35 @@ static int create_or_open(struct call *c, int dir, const struct creation *n, boo
     return fd;
 }
 
+/* Names entered, so that no rename gives the name to another node between the node and the file. */
+static int create_entered(struct call *c, struct node *parent, const struct creation *n, bool exclusive,
+                          struct qid *q, struct node **node)
+{
+    *node = node_child(c->s, parent, n->name);
+    int dir = *node ? node_open_entered(c, parent) : -ENFILE;
+    int r = dir < 0 ? dir : create_or_open(c, dir, n, exclusive, q);
+    if (dir >= 0)
+        close(dir);
+    if (r < 0 && *node)
+        node_put(c->s, *node);
+    return r;
+}
+
 /* The fid stood for the directory, and stands for the new file from here on. */
 static int create_fid(struct call *c, struct fid *f, const struct creation *n, bool exclusive, struct qid *q)
 {
+    struct node *node = NULL;
     if (f->fd >= 0 || f->attribute)
         return -EBUSY;
     int r = open_reserve(c->s);
     if (r)
         return r;
-    struct node *node = node_child(c->s, f->node, n->name);
-    int dir = node ? node_open(c, f->node) : -ENFILE;
-    r = dir < 0 ? dir : create_or_open(c, dir, n, exclusive, q);
-    if (dir >= 0)
-        close(dir);
+    r = names_enter(c);
+    if (!r) {
+        r = create_entered(c, f->node, n, exclusive, q, &node);
+        names_leave(c->s);
+    }
     if (r < 0) {
-        if (node)
-            node_put(c->s, node);
         open_unreserve(c->s);
         return r;
     }
