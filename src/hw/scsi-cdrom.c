@@ -56,7 +56,7 @@ static bool event_status(struct scsi_target *t, struct scsi_request *r)
     out[3] = 1 << MEDIA_CLASS;
     if (media) {
         out[4] = t->media_event;
-        out[5] = t->tray_open ? TRAY_OPEN : MEDIUM_PRESENT;
+        out[5] = t->tray_open ? TRAY_OPEN : t->blocks ? MEDIUM_PRESENT : 0;
         t->media_event = EVENT_NONE;
     }
     return scsi_reply(r, out, media ? 8 : 4, get_be16(r->cdb + 7));
@@ -134,7 +134,7 @@ static bool disc_information(struct scsi_target *t, struct scsi_request *r)
 
 static u16 profile(const struct scsi_target *t)
 {
-    if (t->tray_open)
+    if (scsi_no_medium(t))
         return PROFILE_NONE;
     return t->blocks > CD_BLOCKS ? PROFILE_DVD_ROM : PROFILE_CD_ROM;
 }

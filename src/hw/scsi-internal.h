@@ -7,7 +7,7 @@
 
 /* Sense key, additional sense code and its qualifier (SPC-4, 4.5.6 and annex F). */
 enum scsi_sense {
-    SENSE_NO_MEDIUM = 0x23a02, /* the tray is open */
+    SENSE_NO_MEDIUM = 0x23a02,
     SENSE_READ_ERROR = 0x31100,
     SENSE_WRITE_ERROR = 0x30c00,
     SENSE_PARAMETER_LENGTH = 0x51a00,
@@ -65,6 +65,12 @@ struct scsi_personality {
     bool block_descriptor;
 };
 
+/* The tray is open, or what is in it has no block. */
+static inline bool scsi_no_medium(const struct scsi_target *t)
+{
+    return t->tray_open || !t->blocks;
+}
+
 extern const struct scsi_personality scsi_disk, scsi_cdrom;
 extern const struct scsi_command scsi_primary_commands[]; /* those of every target */
 
@@ -80,7 +86,8 @@ bool scsi_reply(struct scsi_request *r, const void *data, u64 len, u64 allocatio
 
 /* --- the disk --- */
 
-/* Hands the request to the backend: what remains of r->io is to be filled in before. Returns false. */
+/* Prepares the next step for the backend: what remains of r->io is to be filled in by the caller. Returns
+ * false. */
 bool scsi_submit(struct scsi_request *r, enum block_op op, u64 offset, u64 len);
 
 /* Frees what a command took, when it ends before it was submitted. */

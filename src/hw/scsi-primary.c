@@ -16,7 +16,7 @@ static bool request_sense(struct scsi_target *t, struct scsi_request *r)
 
     scsi_fail(r, r->lun              ? SENSE_INVALID_LUN
                  : t->unit_attention ? (enum scsi_sense)(SENSE_UNIT_ATTENTION | t->unit_attention)
-                 : t->tray_open      ? SENSE_NO_MEDIUM
+                 : scsi_no_medium(t) ? SENSE_NO_MEDIUM
                                      : (enum scsi_sense)0);
     if (!r->lun)
         t->unit_attention = 0;

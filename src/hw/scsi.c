@@ -56,21 +56,46 @@ void scsi_buffers_free(struct scsi_request *r)
     r->pattern = NULL;
 }
 
-/* On the backend's thread, or on ours within scsi_submit(). */
+/* The backend did what was submitted. True: the command has ended; false: the next step is prepared. */
+static bool step_ended(struct scsi_request *r)
+{
+    if (r->result < 0) {
+        r->moved = 0;
+        r->touched = r->io.op == BLOCK_READ;
+        scsi_fail(r, sense_of(r->io.op, r->result));
+    } else if (r->next && !r->next(r)) {
+        return false;
+    }
+    scsi_buffers_free(r);
+    return true;
+}
+
+/*
+ * Submits the step that is prepared, and those after it while they end before block_submit() returns: a loop,
+ * since a command may have more steps than a stack has room for. True: the command has ended; false: it will,
+ * by r->done(), and may have.
+ */
+static bool run_steps(struct scsi_request *r)
+{
+    do {
+        atomic_store(&r->turn, SCSI_SUBMITTING);
+        block_submit(r->target->backend, &r->io);
+        if (atomic_exchange(&r->turn, SCSI_SUBMITTED) == SCSI_SUBMITTING)
+            return false; /* to io_done(), with all of @r */
+    } while (!step_ended(r));
+    return true;
+}
+
+/* On the backend's thread, or on ours within run_steps(). Whoever comes second goes on with the command. */
 static void io_done(struct block_request *io, int result)
 {
     struct scsi_request *r = container_of(io, struct scsi_request, io);
-    bool (*next)(struct scsi_request * r) = r->next;
 
-    if (result < 0) {
-        r->moved = 0;
-        r->touched = io->op == BLOCK_READ;
-        scsi_fail(r, sense_of(io->op, result));
-    } else if (next && !next(r)) {
+    r->result = result;
+    if (atomic_exchange(&r->turn, SCSI_DONE) == SCSI_SUBMITTING)
         return;
-    }
-    scsi_buffers_free(r);
-    r->done(r);
+    if (step_ended(r) || run_steps(r))
+        r->done(r);
 }
 
 bool scsi_submit(struct scsi_request *r, enum block_op op, u64 offset, u64 len)
@@ -79,7 +104,6 @@ bool scsi_submit(struct scsi_request *r, enum block_op op, u64 offset, u64 len)
     r->io.offset = offset;
     r->io.len = len;
     r->io.done = io_done;
-    block_submit(r->target->backend, &r->io);
     return false;
 }
 
@@ -129,11 +153,11 @@ bool scsi_execute(struct scsi_target *t, struct scsi_request *r)
         t->unit_attention = 0;
         return true;
     }
-    if (t->tray_open && c->flags & COMMAND_MEDIUM)
+    if (scsi_no_medium(t) && c->flags & COMMAND_MEDIUM)
         return scsi_fail(r, SENSE_NO_MEDIUM);
     if (t->backend->read_only && c->flags & COMMAND_WRITES)
         return scsi_fail(r, SENSE_WRITE_PROTECTED);
-    return c->run(t, r);
+    return c->run(t, r) || run_steps(r);
 }
 
 /* --- life --- */

@@ -10,6 +10,8 @@
 #ifndef TRAPEZE_HW_SCSI_H
 #define TRAPEZE_HW_SCSI_H
 
+#include <stdatomic.h>
+
 #include "backend/block/block.h"
 #include "state/fields.h"
 
@@ -25,6 +27,9 @@ enum scsi_type { SCSI_DISK = 0, SCSI_CDROM = 5 };
 enum { SCSI_GOOD = 0, SCSI_CHECK_CONDITION = 2 };
 
 struct scsi_target;
+
+/* What has become of a step of a request that the backend executes. */
+enum scsi_turn { SCSI_SUBMITTING, SCSI_SUBMITTED, SCSI_DONE };
 
 struct scsi_request {
     /* From the host adapter. The buffers are changed by the target. */
@@ -46,6 +51,8 @@ struct scsi_request {
     /* The target's own while it runs. */
     struct scsi_target *target;
     struct block_request io;
+    int result;                           /* of it */
+    atomic_uint turn;                     /* enum scsi_turn: who goes on after it */
     bool (*next)(struct scsi_request *r); /* after a step that worked; false: it submitted another */
     u8 *buffer;
     struct iovec *pattern;

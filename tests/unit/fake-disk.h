@@ -18,7 +18,8 @@ struct fake_disk {
     struct list held;
     unsigned ops[5];
     bool unmap;
-    struct lock *lock; /* the machine lock, or NULL */
+    struct lock *lock;       /* the machine lock, or NULL */
+    unsigned depth, deepest; /* of submissions within done() of others */
 };
 
 static inline int fake_execute(struct fake_disk *d, struct block_request *r)
@@ -50,10 +51,13 @@ static inline int fake_execute(struct fake_disk *d, struct block_request *r)
 static inline void fake_submit(struct block_device *b, struct block_request *r)
 {
     struct fake_disk *d = container_of(b, struct fake_disk, base);
+    d->depth++;
+    d->deepest = MAX(d->deepest, d->depth);
     if (d->hold)
         list_push_back(&d->held, &r->link);
     else
         r->done(r, fake_execute(d, r));
+    d->depth--;
 }
 
 /* Completes the requests held, as the backend's thread would: without the machine lock. */

@@ -510,6 +510,35 @@ static void unmap_discards_its_ranges(void **state)
     assert_int_equal(f->disk.ops[BLOCK_DISCARD], 2);
 }
 
+/* A stack has an end: a guest must not choose how deep done() and submissions are in each other. */
+static void many_steps_are_a_loop(void **state)
+{
+    struct fixture *f = *state;
+    put_unmap(f, 16 * 255, 0, 0, 1);
+    for (unsigned i = 1; i < 255; i++)
+        put_unmap(f, 16 * 255, i, i, 1);
+    assert_int_equal(RUN(f, 8 + 16 * 255, 0, 0x42, 0, 0, 0, 0, 0, 0, 0x0f, 0xf8), 0);
+    assert_int_equal(f->disk.ops[BLOCK_DISCARD], 255);
+    assert_int_equal(f->disk.deepest, 1);
+}
+
+static void steps_that_end_later_go_on_there(void **state)
+{
+    struct fixture *f = *state;
+    const u8 cdb[] = {0x42, 0, 0, 0, 0, 0, 0, 0, 56};
+    for (unsigned i = 0; i < 3; i++)
+        put_unmap(f, 48, i, i, 1);
+    f->disk.hold = true;
+    assert_false(start(f, cdb, sizeof cdb, 56, 0));
+    fake_complete(&f->disk, 1);
+    assert_int_equal(f->done, 0);
+    f->disk.hold = false; /* the last step ends within that of the second */
+    fake_complete(&f->disk, 1);
+    assert_int_equal(f->done, 1);
+    assert_int_equal(sense(f), 0);
+    assert_int_equal(f->disk.ops[BLOCK_DISCARD], 3);
+}
+
 static void a_wrong_list_discards_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -595,6 +624,20 @@ static void an_ejected_medium_is_not_there(void **state)
     assert_int_equal(get_be16(f->got + 4), 0x0202); /* a new medium */
     assert_int_equal(RUN(f, 0, 8, 0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8), 0);
     assert_int_equal(f->got[4], 0);
+}
+
+static void a_target_without_blocks_has_no_medium(void **state)
+{
+    struct fixture *f = *state;
+    f->disk.base.size = 0;
+    scsi_target_init(&f->t, f->t.type, 3, &f->disk.base, NULL);
+    f->t.unit_attention = 0;
+    assert_int_equal(RUN(f, 0, 8, 0x25), NO_MEDIUM);
+    assert_int_equal(RUN(f, 0, 0, 0), NO_MEDIUM);
+    assert_int_equal(RUN(f, 0, 18, 0x03, 0, 0, 0, 18), 0);
+    assert_int_equal(f->got[2], NO_MEDIUM >> 16);
+    assert_int_equal(RUN(f, 0, 512, 0x28, 0, 0, 0, 0, 0, 0, 0, 1), NO_MEDIUM);
+    assert_int_equal(RUN(f, 0, 96, 0x12, 0, 0, 0, 96), 0);
 }
 
 static void a_locked_medium_stays(void **state)
@@ -685,12 +728,16 @@ int main(void)
         T(verify_compares),
         T(write_same_writes_a_block_again_and_again),
         T(unmap_discards_its_ranges),
+        T(many_steps_are_a_loop),
+        T(steps_that_end_later_go_on_there),
         T(a_wrong_list_discards_nothing),
         cmocka_unit_test_setup_teardown(a_read_only_disk_is_not_written, setup_read_only, teardown),
         CD(a_cdrom_has_blocks_of_2048_bytes),
         CD(the_table_of_contents_has_one_track),
         CD(an_ejected_medium_is_not_there),
         CD(a_locked_medium_stays),
+        T(a_target_without_blocks_has_no_medium),
+        CD(a_target_without_blocks_has_no_medium),
         CD(the_configuration_tells_what_kind_of_disc),
         T(random_commands_do_no_harm),
         CD(random_commands_do_no_harm),
