@@ -14,12 +14,14 @@ write_files:
   - {path: /etc/written-by-user-data, content: "content of a file\n"}
 runcmd:
   - |
-    exec >/dev/ttyS0
+    exec >/tmp/report
     echo "runcmd on $(hostname)"
     cat /etc/written-by-user-data /var/lib/cloud/data/instance-id /sys/class/dmi/id/product_uuid
     for home in /root /home/debian; do sed "s|^|key of $home: |" $home/.ssh/authorized_keys; done
     echo "seed: $(cloud-id) $(blkid -o value -s LABEL /dev/vdb)"
     systemctl --failed --no-legend
+    # At once, and not behind what systemd writes without an end of line.
+    printf '\n%s\n' "$(cat /tmp/report)" >/dev/ttyS0
 power_state: {mode: poweroff}
 DATA
 
