@@ -124,12 +124,17 @@ static void check_cpuid_faulting(void)
            "nothing to do: only some CPUs have it, and no engine needs it");
 }
 
+/* Code and tables are memory of the process; a guest's RAM is a file in memory, which has a setting of its
+ * own. */
 static void check_huge_pages(void)
 {
-    char line[128] = "not built into the kernel";
+    char line[128] = "not built into the kernel", ram[128] = "not built into the kernel";
     bool good = read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line) &&
                 !strstr(line, "[never]");
     report(good, "huge pages", line, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
+    good = read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", ram, sizeof ram) &&
+           !strstr(ram, "[never]") && !strstr(ram, "[deny]");
+    report(good, "huge pages of RAM", ram, "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled");
 }
 
 /* A bad argument is refused by a kernel that has the call: EFAULT or EINVAL. */
