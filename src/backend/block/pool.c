@@ -6,6 +6,7 @@
 #include "base/log.h"
 
 #define LONG_COPY (256u << 10)
+#define SHARED_MAX 2 /* when a thread has done one, the next is there */
 #define ALONE_MAX 4
 #define ALONE_PAUSE 256 /* long requests until it is tried again */
 
@@ -67,7 +68,7 @@ bool block_pool_shares(struct block_pool *p, const struct block_request *r)
         p->alone = 0;
     else if (p->shared || p->alone >= ALONE_MAX)
         p->alone = (p->alone + 1) % (ALONE_MAX + ALONE_PAUSE);
-    bool shares = p->shared = !p->in_flight && p->alone < ALONE_MAX;
+    bool shares = p->shared = p->in_flight < SHARED_MAX && p->alone < ALONE_MAX;
     lock_drop(&p->lock);
     return shares;
 }

@@ -40,9 +40,10 @@ void block_pool_add(struct block_pool *p, struct block_request *r);
 void block_pool_drain(struct block_pool *p);
 
 /*
- * Is @r, which its submitter could copy at once, better given to a thread? Long copies are, one at a time, as
- * long as the guest submits others meanwhile, which the submitter copies: so both work. A guest that waits
- * for each request would only wait longer; it is tried again now and then.
+ * Is @r, which its submitter could copy at once, better given to a thread? Long copies are, as long as the
+ * guest submits others meanwhile, which the submitter copies: so both work. They are two at a time, so that
+ * the next one is there when a thread has done one. A guest that waits for each request would only wait
+ * longer; it is tried again now and then.
  */
 bool block_pool_shares(struct block_pool *p, const struct block_request *r);
 
