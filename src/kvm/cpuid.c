@@ -156,6 +156,16 @@ static int limit(struct cpuid_table *t, const struct kvm_cpuid2 *supported, bool
     return 0;
 }
 
+/*
+ * How the host's CPU leaks is the kernel's to say. The guest reads it from the table all the same: there are
+ * KVMs that name a value and then refuse the guest's RDMSR.
+ */
+static u64 arch_capabilities(const struct kvm_host *h)
+{
+    u64 value = 0;
+    return kvm_one_msr(h->fd, KVM_GET_MSRS, MSR_ARCH_CAPABILITIES, &value) == 0 ? value : 0;
+}
+
 int kvm_limit_cpuid(struct cpuid_table *t, bool strict, struct error *err)
 {
     struct kvm_host host;
@@ -166,7 +176,7 @@ int kvm_limit_cpuid(struct cpuid_table *t, bool strict, struct error *err)
     if (supported) {
         kvm_see_cpuid(&host, supported);
         t->host_tsc |= !kvm_shifts_tsc(&host);
-        t->arch_capabilities = host.has_arch_capabilities ? host.arch_capabilities : 0;
+        t->arch_capabilities = arch_capabilities(&host);
     }
     r = supported ? limit(t, supported, strict, err) : -ENOTSUP;
     free(supported);

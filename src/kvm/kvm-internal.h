@@ -39,8 +39,6 @@ struct kvm_host {
         u16 offset; /* in x86_state */
     } msr[KVM_MSR_MAX];
     unsigned msr_count;
-    u64 arch_capabilities;
-    bool has_arch_capabilities;
 };
 
 #define KVM_LINES 128 /* messages that have an eventfd; others go without */

@@ -127,6 +127,8 @@ static int serve_msr(struct kvm_cpu *k, bool write)
     k->unfinished = true;
     if (!kvm_keeps_msr(k->kvm, index))
         r = write ? cpu_wrmsr(vcpu, index, value) : cpu_rdmsr(vcpu, index, &value);
+    else
+        trace(kvm, "vcpu %u: KVM refuses MSR 0x%x", vcpu->index, index);
     run->msr.error = r != 0;
     run->msr.data = value;
     if (!write || r != 0)

@@ -38,7 +38,7 @@ static const struct {
 static const u32 apic[] = {MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_KVM_PV_EOI_EN};
 
 /* Part of kvm_sregs, or nobody's state: the kernel serves them, but they need not be moved. */
-static const u32 passed[] = {MSR_EFER, MSR_FS_BASE, MSR_GS_BASE, MSR_PRED_CMD, MSR_ARCH_CAPABILITIES};
+static const u32 passed[] = {MSR_EFER, MSR_FS_BASE, MSR_GS_BASE, MSR_PRED_CMD};
 
 /* The kernel's list: KVM_GET_MSR_INDEX_LIST says with E2BIG how many there are. */
 static struct kvm_msr_list *msr_list(const struct kvm_host *h)
@@ -91,7 +91,7 @@ bool kvm_keeps_msr(const struct kvm_vm *kvm, u32 index)
             return true;
     for (unsigned i = 0; i < ARRAY_SIZE(passed); i++)
         if (passed[i] == index)
-            return index != MSR_ARCH_CAPABILITIES || h->has_arch_capabilities;
+            return true;
     return false;
 }
 
@@ -154,13 +154,6 @@ static void move_msrs(struct kvm_cpu *k, unsigned long request)
             *msr_field(k, done + (unsigned)i) = b.msrs.entries[i].data;
         done += (unsigned)MAX(moved, 0) + 1;
     }
-}
-
-static void set_arch_capabilities(struct kvm_cpu *k)
-{
-    u64 value = k->vcpu->vm->cpuid->arch_capabilities;
-    if (k->kvm->host.has_arch_capabilities)
-        (void)kvm_one_msr(k->fd, KVM_SET_MSRS, MSR_ARCH_CAPABILITIES, &value);
 }
 
 /* --- the TSC --- */
@@ -260,7 +253,6 @@ int kvm_push_state(struct kvm_cpu *k)
     if (r)
         return r;
     move_msrs(k, KVM_SET_MSRS);
-    set_arch_capabilities(k);
     kvm_regs_from_state(&regs, s);
     if (ioctl(k->fd, KVM_SET_REGS, &regs) < 0)
         return failed(k, "the registers");

@@ -108,13 +108,6 @@ struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err)
     return NULL;
 }
 
-/* Whether the host's CPU is affected by what is known to leak: the kernel's answer, not ours. */
-static void read_arch_capabilities(struct kvm_host *h)
-{
-    h->has_arch_capabilities =
-        kvm_one_msr(h->fd, KVM_GET_MSRS, MSR_ARCH_CAPABILITIES, &h->arch_capabilities) == 0;
-}
-
 int kvm_host_open(struct kvm_host *h, struct error *err)
 {
     const char *path = device_path();
@@ -130,7 +123,6 @@ int kvm_host_open(struct kvm_host *h, struct error *err)
     int size = ioctl(h->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
     kvm_xsave_layout(&h->xsave, supported, size > 4096 ? (unsigned)size : 4096);
     free(supported);
-    read_arch_capabilities(h);
     r = kvm_choose_msrs(h, err);
     if (r)
         kvm_host_close(h);
