@@ -52,6 +52,7 @@
     X(lockstep_runs, "runs compared with the interpreter")               \
     X(lockstep_once, "instructions that cannot run twice")               \
     X(kvm_exits, "exits from KVM")                                       \
+    X(kvm_forgets, "times KVM had to forget the guest's page tables")    \
     X(kvm_rescues, "times the interpreter took over")                    \
     X(exclusive, "times all vCPUs were stopped")                         \
     X(virtio_kicks, "virtio doorbells")                                  \

@@ -109,7 +109,10 @@ struct engine_ops {
     int (*resume)(struct vm *vm, struct error *err);
     void (*park)(struct vm *vm);
 
-    /* Drops all cached translations of addresses. On the vCPU's thread or while it is not in run(). */
+    /*
+     * Drops all cached translations of addresses, and what it knows of page tables. On the vCPU's thread or
+     * while it is not in run().
+     */
     void (*flush_tlb)(struct vcpu *vcpu);
 };
 
@@ -127,12 +130,13 @@ struct rescue_ops {
     void *(*attach)(struct vcpu *vcpu, struct error *err);
     void (*detach)(void *rescue);
     /*
-     * Up to @count instructions or deliveries. VCPU_EXIT_REQUEST when all is well. @watched: the engine
-     * learns of page tables by watching the guest. Then the first may be any, and it stops in front of
-     * another that it should see: a write that is not to the stack, a change of control registers or
-     * translations, user mode.
+     * Up to @count instructions or deliveries. VCPU_EXIT_REQUEST when all is well. @missed, unless NULL: the
+     * engine learns of page tables by watching the guest. Then the first may be any, and it stops in front of
+     * another that the engine should see: a write that is not to the stack, a change of control registers or
+     * translations, user mode. When the first was of these it sets *missed, and the engine is to forget what
+     * it knew.
      */
-    enum vcpu_exit (*step)(void *rescue, unsigned count, bool watched);
+    enum vcpu_exit (*step)(void *rescue, unsigned count, bool *missed);
 };
 
 extern const struct rescue_ops interpret_rescue;

@@ -367,11 +367,13 @@ static int step_vcpu(struct vm *vm, struct vcpu *vcpu, unsigned count, enum vcpu
     if (!rescue)
         return -ENOMEM;
     vm_enter_guest(vm, vcpu);
-    *why = vm->rescue->step(rescue, count, false);
+    *why = vm->rescue->step(rescue, count, NULL);
     vm_leave_guest(vm, vcpu);
     vm->rescue->detach(rescue);
-    if (started)
+    if (started) {
         vm->engine->state_changed(vcpu);
+        vm->engine->flush_tlb(vcpu);
+    }
     return 0;
 }
 

@@ -55,6 +55,7 @@ struct kvm_vm {
     struct kvm_cpu *cpu[VM_MAX_VCPUS];
     struct dirty_source dirty;
     struct lock dirty_lock; /* for the rings */
+    struct lock spare_lock; /* for the slot that comes and goes */
     bool rings;             /* dirty rings instead of bitmaps */
     bool exits_on_failure;  /* else KVM gives #UD to user mode for what it cannot emulate (before 5.15) */
     bool apics;             /* the local APICs are the kernel's */
@@ -111,6 +112,14 @@ struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err);
 
 /* Gives the kernel a slot, with or without its writes being logged. -errno. */
 int kvm_set_slot(const struct kvm_vm *kvm, unsigned slot, bool logged);
+
+/*
+ * A KVM without page tables of the second level shadows the guest's, and write-protects them to see them
+ * change. This makes it drop all that it made of them, for every vCPU, after somebody else wrote to RAM or
+ * executed INVLPG and its kin: the kernel does so whenever a memory slot goes, so there is one that comes and
+ * goes. Any thread, while vCPUs run or not.
+ */
+int kvm_forget_tables(struct kvm_vm *kvm, struct error *err);
 
 /* --- dirty.c --- */
 

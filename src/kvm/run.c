@@ -186,6 +186,12 @@ static unsigned next_burst(const struct kvm_cpu *k)
     return soon && !k->kvm->apics && !k->debugged ? MIN(k->burst * 2, (unsigned)RESCUE_MAX) : 1;
 }
 
+static int forget_tables(struct kvm_cpu *k)
+{
+    k->vcpu->counters.kvm_forgets++;
+    return kvm_forget_tables(k->kvm, &k->vcpu->error);
+}
+
 /* KVM stopped in front of an instruction that it cannot do. */
 static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
 {
@@ -207,7 +213,10 @@ static int rescue(struct kvm_cpu *k, const char *what, u64 detail)
     k->exits_at_rescue = vcpu->counters.kvm_exits;
     vcpu->counters.kvm_rescues++;
     trace_rescue(k);
-    enum vcpu_exit why = ops->step(k->rescue, k->burst, true);
+    bool missed = false;
+    enum vcpu_exit why = ops->step(k->rescue, k->burst, &missed);
+    if (missed && forget_tables(k) != 0)
+        return VCPU_EXIT_ERROR;
     k->tsc_known = false;      /* it may have written the TSC */
     if (why == VCPU_EXIT_HALT) /* seen by the loop */
         vcpu->state.mp_state = VCPU_MP_HALTED;

@@ -22,6 +22,7 @@
  */
 #define IDENTITY_MAP_ADDR 0xfeffc000ull
 #define TSS_ADDR (IDENTITY_MAP_ADDR + 0x1000)
+#define SPARE_ADDR (IDENTITY_MAP_ADDR - PAGE_SIZE) /* see kvm_forget_tables() */
 
 /* --- /dev/kvm --- */
 
@@ -151,6 +152,23 @@ int kvm_set_slot(const struct kvm_vm *kvm, unsigned slot, bool logged)
     return -errno;
 }
 
+/* Another vCPU may see RAM at SPARE_ADDR for a moment, where it has no business. */
+int kvm_forget_tables(struct kvm_vm *kvm, struct error *err)
+{
+    struct kvm_userspace_memory_region spare = {.slot = KVM_SLOTS,
+                                                .guest_phys_addr = SPARE_ADDR,
+                                                .memory_size = PAGE_SIZE,
+                                                .userspace_addr = (u64)(uintptr_t)kvm->memory->ram};
+    lock_acquire(&kvm->spare_lock);
+    int r = ioctl(kvm->fd, KVM_SET_USER_MEMORY_REGION, &spare);
+    spare.memory_size = 0;
+    if (r == 0)
+        r = ioctl(kvm->fd, KVM_SET_USER_MEMORY_REGION, &spare);
+    int code = errno;
+    lock_drop(&kvm->spare_lock);
+    return r == 0 ? 0 : error_set_errno(err, code, "KVM does not forget the guest's page tables");
+}
+
 static int add_memory(struct kvm_vm *kvm, struct error *err)
 {
     const struct memory *m = kvm->memory;
@@ -207,6 +225,7 @@ static void release(struct vm *vm)
         (void)memory_set_dirty_source(kvm->memory, NULL);
         close(kvm->fd);
     }
+    lock_release(&kvm->spare_lock);
     lock_release(&kvm->dirty_lock);
     kvm_host_close(&kvm->host);
     free(kvm);
@@ -221,6 +240,7 @@ static int init(struct vm *vm, struct error *err)
     kvm->fd = kvm->host.fd = -1;
     kvm->memory = vm->memory;
     lock_init(&kvm->dirty_lock, LOCK_RANK_LEAF);
+    lock_init(&kvm->spare_lock, LOCK_RANK_LEAF);
     vm->engine_data = kvm;
     int r = kvm_install_kick(err);
     if (!r)
@@ -338,8 +358,13 @@ static int debug_changed(struct vcpu *vcpu, struct error *err)
     return kvm_set_debug(vcpu->engine_data, err);
 }
 
-/* The kernel follows changes of memory slots by itself, and caches nothing of RAM's content. */
-static void flush_tlb(struct vcpu *vcpu) {}
+/* The kernel follows changes of memory slots by itself. */
+static void flush_tlb(struct vcpu *vcpu)
+{
+    const struct kvm_cpu *k = vcpu->engine_data;
+    if (kvm_forget_tables(k->kvm, &vcpu->error) != 0)
+        vm_end_error(vcpu->vm, &vcpu->error);
+}
 
 const struct engine_ops kvm_engine = {
     .name = "kvm",

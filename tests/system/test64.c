@@ -573,6 +573,88 @@ static void test_user_pages(void)
     EXPECT_TRAP(GP, 0);
 }
 
+/*
+ * Page tables that change by other instructions than those of every kernel. An engine that shadows page
+ * tables, and leaves what it does not know to another, must notice all the same. At CPL 3, where such an
+ * engine uses its own.
+ */
+#define USER_PAGE (PTE_P | PTE_W | PTE_U)
+
+static void exchange_pair(volatile u64 *at, u64 low, u64 high)
+{
+    __asm__ volatile("lock cmpxchg16b (%%rsi)"
+                     :
+                     : "S"(at), "a"(at[0]), "d"(at[1]), "b"(low), "c"(high)
+                     : "memory", "cc");
+}
+
+static u64 seen_by_user(const volatile u64 *p)
+{
+    return run_user(user_read, (word)p);
+}
+
+static void test_tables_by_other_stores(void)
+{
+    enum { FIRST = 16 };
+    u64 *a = alloc_page(), *b = alloc_page();
+    *a = 1;
+    *b = 2;
+    map(FIRST, a, USER_PAGE);
+    map(FIRST + 1, b, USER_PAGE);
+    for (unsigned n = 0; n < 20; n++) {
+        const u64 *even = n & 1 ? a : b, *odd = n & 1 ? b : a;
+        exchange_pair(pte(FIRST), (word)even | USER_PAGE, (word)odd | USER_PAGE);
+        invlpg(window(FIRST));
+        invlpg(window(FIRST + 1));
+        CHECK_EQ(seen_by_user(window(FIRST)), *even);
+        CHECK_EQ(seen_by_user(window(FIRST + 1)), *odd);
+    }
+    exchange_pair(pte(FIRST), 0, (word)a | PTE_P | PTE_U);
+    invlpg(window(FIRST));
+    invlpg(window(FIRST + 1));
+    run_user(user_read, (word)window(FIRST));
+    EXPECT_PF(PFEC_U, window(FIRST));
+    run_user(user_write, (word)window(FIRST + 1));
+    EXPECT_PF(PFEC_P | PFEC_U | PFEC_W, window(FIRST + 1));
+}
+
+/* A table that is cleared, and used again elsewhere. */
+static void test_tables_cleared(void)
+{
+    u64 *a = alloc_page(), *table = alloc_page();
+    *a = 1;
+    table[0] = (word)a | USER_PAGE;
+    window_pd[2] = (word)table | USER_PAGE;
+    CHECK_EQ(seen_by_user(window(2 * 512)), 1);
+    window_pd[2] = 0;
+    invlpg(window(2 * 512));
+    exchange_pair(table, 0, 0);
+    window_pd[3] = (word)table | USER_PAGE;
+    run_user(user_read, (word)window(3 * 512));
+    EXPECT_PF(PFEC_U, window(3 * 512));
+    window_pd[3] = 0;
+}
+
+static void test_invpcid(void)
+{
+    u64 *a = alloc_page(), *b = alloc_page();
+    struct {
+        u64 pcid, address;
+    } d = {0, (word)window(18)};
+    if (!cpu_has(7, 0, 1, 10))
+        return;
+    *a = 1;
+    *b = 2;
+    map(18, a, USER_PAGE);
+    CHECK_EQ(seen_by_user(window(18)), 1);
+    for (u64 n = 0; n < 40; n++) {
+        *pte(18) = (word)(n & 1 ? a : b) | USER_PAGE;
+        TRY("invpcid %0, %1", : : "m"(d), "r"(n % 4) : "memory");
+        EXPECT_NO_TRAP();
+        CHECK_EQ(seen_by_user(window(18)), n & 1 ? 1 : 2);
+    }
+}
+
 static void test_io_bitmap(void)
 {
     tss.iomap = 0xffff;
@@ -1157,6 +1239,9 @@ const struct test tests[] = {
     {"fs_gs_bases", test_fs_gs_bases},
     {"user_privileges", test_user_privileges},
     {"user_pages", test_user_pages},
+    {"tables_by_other_stores", test_tables_by_other_stores},
+    {"tables_cleared", test_tables_cleared},
+    {"invpcid", test_invpcid},
     {"io_bitmap", test_io_bitmap},
     {"alignment_check", test_alignment_check},
     {"syscall", test_syscall},

@@ -65,8 +65,6 @@ static bool should_be_seen(struct soft_cpu *c)
     volatile bool seen = true;
     if (s->exception_pending)
         return false;
-    if (x86_cpl(s) == 3)
-        return true;
     c->insn_rip = s->rip;
     if (setjmp(c->fault) == 0)
         seen = decode_touches_memory(c);
@@ -76,26 +74,33 @@ static bool should_be_seen(struct soft_cpu *c)
     return seen;
 }
 
-/* The first @first are executed whatever they are. */
-static enum vcpu_exit step_watched(struct soft_cpu *c, unsigned first, unsigned count)
+static bool is_for_the_engine(struct soft_cpu *c)
 {
-    enum vcpu_exit why = interpret_step(c, first);
-    for (unsigned done = first; why == VCPU_EXIT_REQUEST && done < count; done++) {
-        if ((vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE) || should_be_seen(c))
+    return (vcpu_requests(c->vcpu) & VCPU_REQ_LEAVE) || x86_cpl(c->s) == 3 || should_be_seen(c);
+}
+
+/* The first @first are executed whatever they are. */
+static enum vcpu_exit step_watched(struct soft_cpu *c, unsigned first, unsigned count, bool *missed)
+{
+    enum vcpu_exit why = VCPU_EXIT_REQUEST;
+    for (unsigned done = 0; why == VCPU_EXIT_REQUEST && done < MAX(count, first); done++) {
+        if (done < first)
+            *missed |= should_be_seen(c);
+        else if (is_for_the_engine(c))
             break;
         why = interpret_step(c, 1);
     }
     return why;
 }
 
-static enum vcpu_exit step(void *rescue, unsigned count, bool watched)
+static enum vcpu_exit step(void *rescue, unsigned count, bool *missed)
 {
     struct soft_cpu *c = rescue;
     soft_tlb_flush_all(c, true);
     soft_mode_changed(c);
     unsigned first = soft_take_back(c) ? 2 : 1; /* not to stand there again, if it was right after all */
     count_instruction(c);
-    return watched ? step_watched(c, first, count) : interpret_step(c, MAX(count, first));
+    return missed ? step_watched(c, first, count, missed) : interpret_step(c, MAX(count, first));
 }
 
 const struct rescue_ops interpret_rescue = {.attach = attach, .detach = detach, .step = step};
