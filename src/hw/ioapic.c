@@ -138,10 +138,20 @@ static void indirect_write(struct ioapic *io, u32 value)
         redir_write(io, index, value);
 }
 
+static bool lost(const struct ioapic *io, u64 offset)
+{
+    if (io->elsewhere)
+        log_guest("access to I/O APIC register 0x%llx, which is in the kernel, is lost",
+                  (unsigned long long)offset);
+    return io->elsewhere;
+}
+
 static u64 ioapic_read(struct io_region *r, u64 offset, unsigned size)
 {
     struct ioapic *io = container_of(r, struct ioapic, region);
 
+    if (lost(io, offset))
+        return 0;
     switch (offset) {
     case IOREGSEL: return io->select;
     case IOWIN: return indirect_read(io);
@@ -153,6 +163,8 @@ static void ioapic_write(struct io_region *r, u64 offset, u64 value, unsigned si
 {
     struct ioapic *io = container_of(r, struct ioapic, region);
 
+    if (lost(io, offset))
+        return;
     switch (offset) {
     case IOREGSEL: io->select = value; break;
     case IOWIN: indirect_write(io, value); break;

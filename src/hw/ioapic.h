@@ -43,6 +43,7 @@ struct ioapic {
     ioapic_send_fn *send;
     void (*entry_written)(void *owner, unsigned pin); /* or NULL; set by the owner */
     void *owner;
+    bool elsewhere; /* a kernel has it: accesses here are lost, and logged. Set by the owner */
     u8 version; /* IOAPIC_VERSION, unless the owner sets the other one */
     u8 select;  /* IOREGSEL */
     u32 id;     /* bits 27:24 */

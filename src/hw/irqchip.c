@@ -291,6 +291,7 @@ static void soft_set_kernel(struct irqchip *chip, struct kernel_chips *k)
     list_for_each (l, &s->lines, link)
         close_line(chip, l);
     chip->kernel = k;
+    s->pic.elsewhere = s->ioapic.elsewhere = all_in_kernel(chip);
     list_for_each (l, &s->lines, link)
         open_line(chip, l);
     for (unsigned i = 0; k && i < s->apics.count; i++)

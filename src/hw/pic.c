@@ -220,12 +220,22 @@ static u8 chip_poll(struct pic_chip *c, bool master)
     return 0x80 | ir;
 }
 
+static bool lost(const struct pic *p, const struct io_region *r, u64 offset)
+{
+    if (p->elsewhere)
+        log_guest("access to port 0x%llx of an 8259, which is in the kernel, is lost",
+                  (unsigned long long)(r->base + offset));
+    return p->elsewhere;
+}
+
 static u64 pic_read(struct io_region *r, u64 offset, unsigned size)
 {
     unsigned which;
     struct pic *p = region_pic(r, &which);
     struct pic_chip *c = &p->chip[which];
 
+    if (lost(p, r, offset))
+        return 0;
     if (c->poll) {
         u8 value = chip_poll(c, which == MASTER);
 
@@ -243,6 +253,8 @@ static void pic_write(struct io_region *r, u64 offset, u64 value, unsigned size)
     struct pic *p = region_pic(r, &which);
     struct pic_chip *c = &p->chip[which];
 
+    if (lost(p, r, offset))
+        return;
     if (offset & 1)
         chip_data_write(c, value);
     else if (value & ICW1_INIT)
@@ -258,7 +270,7 @@ static u64 elcr_read(struct io_region *r, u64 offset, unsigned size)
 {
     struct pic *p = container_of(r, struct pic, elcr_io);
 
-    return p->chip[offset & 1].elcr;
+    return lost(p, r, offset) ? 0 : p->chip[offset & 1].elcr;
 }
 
 static void elcr_write(struct io_region *r, u64 offset, u64 value, unsigned size)
@@ -266,6 +278,8 @@ static void elcr_write(struct io_region *r, u64 offset, u64 value, unsigned size
     struct pic *p = container_of(r, struct pic, elcr_io);
     struct pic_chip *c = &p->chip[offset & 1];
 
+    if (lost(p, r, offset))
+        return;
     c->elcr = value & elcr_writable[offset & 1];
     c->irr = (c->irr & ~c->elcr) | (c->lines & c->elcr);
     pic_update(p);

@@ -37,6 +37,7 @@ struct pic {
     struct io_region io[2], elcr_io;
     struct irq_line intr;
     u8 intr_level;
+    bool elsewhere; /* a kernel has them: accesses here are lost, and logged. Set by the owner */
 };
 
 /* Maps the six ports. @intr goes to the processors' LINT0. */

@@ -491,6 +491,33 @@ static void a_whole_kernel_hears_changes_of_lines(void **state)
     assert_false(requested(t, 0, VCPU_REQ_INTERRUPT));
 }
 
+/* By an instruction that is executed here although the chips are there. */
+static void an_access_to_chips_in_the_kernel_is_lost(void **state)
+{
+    struct fixture *t = *state;
+    struct chips_image image, again;
+
+    init_pics(t);
+    memory_pio_write(&t->memory, 0x4d1, 0x08, 1);
+    ioapic_entry(t, 5, 0x45);
+    set_gsi(t, 5, true);
+    set_whole_kernel(t, &image);
+    chip(t)->ops->get_chips(chip(t), &image);
+    memory_pio_write(&t->memory, 0x20, 0x20, 1);
+    memory_pio_write(&t->memory, 0x21, 0xff, 1);
+    memory_pio_write(&t->memory, 0x4d1, 0x02, 1);
+    ioapic_entry(t, 5, 0x8051);
+    assert_int_equal(memory_pio_read(&t->memory, 0xa1, 1), 0);
+    assert_int_equal(memory_pio_read(&t->memory, 0x4d1, 1), 0);
+    assert_int_equal(memory_mmio_read(&t->memory, 0xfec00010, 4), 0);
+    assert_int_equal(kernel.messages, 0);
+    chip(t)->ops->get_chips(chip(t), &again);
+    assert_memory_equal(image.pic, again.pic, sizeof image.pic);
+    assert_memory_equal(image.redir, again.redir, sizeof image.redir);
+    leave_whole_kernel(t, &image);
+    assert_int_equal(memory_pio_read(&t->memory, 0x4d1, 1), 0x08);
+}
+
 static void the_8259s_move_to_a_kernel_and_back(void **state)
 {
     struct fixture *t = *state;
@@ -637,6 +664,7 @@ int main(void)
         T(an_expired_count_moves),
         T(an_x2apic_moves_with_its_deadline),
         T(a_whole_kernel_hears_changes_of_lines),
+        T(an_access_to_chips_in_the_kernel_is_lost),
         T(the_8259s_move_to_a_kernel_and_back),
         T(levels_are_those_of_the_lines_after_a_kernel),
         T(intr_is_no_edge_after_a_kernel),
