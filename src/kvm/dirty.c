@@ -98,12 +98,22 @@ int kvm_dirty_map_ring(struct kvm_cpu *k, struct error *err)
     return 0;
 }
 
-void kvm_dirty_unmap_ring(struct kvm_cpu *k)
+void kvm_dirty_add_cpu(struct kvm_cpu *k)
 {
-    if (!k->ring)
-        return;
-    kvm_dirty_harvest(k->kvm); /* memory asks when there are no vCPUs any more */
-    munmap(k->ring, RING_ENTRIES * sizeof *k->ring);
+    lock_acquire(&k->kvm->dirty_lock);
+    k->kvm->cpu[k->vcpu->index] = k;
+    lock_drop(&k->kvm->dirty_lock);
+}
+
+void kvm_dirty_remove_cpu(struct kvm_cpu *k)
+{
+    if (k->ring)
+        kvm_dirty_harvest(k->kvm); /* memory asks when there are no vCPUs any more */
+    lock_acquire(&k->kvm->dirty_lock);
+    k->kvm->cpu[k->vcpu->index] = NULL;
+    lock_drop(&k->kvm->dirty_lock);
+    if (k->ring)
+        munmap(k->ring, RING_ENTRIES * sizeof *k->ring);
     k->ring = NULL;
 }
 

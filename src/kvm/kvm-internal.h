@@ -52,9 +52,9 @@ struct kvm_vm {
     struct {
         u64 gpa, size, ram_offset;
     } slot[KVM_SLOTS];
-    struct kvm_cpu *cpu[VM_MAX_VCPUS];
+    struct kvm_cpu *cpu[VM_MAX_VCPUS]; /* changes under dirty_lock */
     struct dirty_source dirty;
-    struct lock dirty_lock; /* for the rings */
+    struct lock dirty_lock; /* for the rings, and which there are */
     struct lock spare_lock; /* for the slot that comes and goes */
     bool rings;             /* dirty rings instead of bitmaps */
     bool exits_on_failure;  /* else KVM gives #UD to user mode for what it cannot emulate (before 5.15) */
@@ -107,6 +107,8 @@ struct kvm_cpu {
 /* Opens /dev/kvm and learns what this KVM is like; an error says what to do. */
 int kvm_host_open(struct kvm_host *h, struct error *err);
 void kvm_host_close(struct kvm_host *h);
+/* The descriptor of a new VM, or -1 and errno. */
+int kvm_create_vm(const struct kvm_host *h);
 /* What the kernel can do, allocated; NULL with @err. */
 struct kvm_cpuid2 *kvm_host_cpuid(const struct kvm_host *h, struct error *err);
 
@@ -128,7 +130,9 @@ void kvm_dirty_choose(struct kvm_vm *kvm);
 /* When all is set up; memory_set_dirty_source(memory, NULL) undoes it. */
 int kvm_dirty_attach(struct kvm_vm *kvm, struct error *err);
 int kvm_dirty_map_ring(struct kvm_cpu *k, struct error *err);
-void kvm_dirty_unmap_ring(struct kvm_cpu *k);
+/* Makes it one of kvm->cpu[], of which any thread may harvest the rings; and no more, when its ring goes. */
+void kvm_dirty_add_cpu(struct kvm_cpu *k);
+void kvm_dirty_remove_cpu(struct kvm_cpu *k);
 /* Notes what all rings hold. Any thread. */
 void kvm_dirty_harvest(struct kvm_vm *kvm);
 

@@ -55,7 +55,7 @@ static int set_up(struct probe *p, struct kvm_cpuid2 *cpuid)
     put_le64(p->ram + PDPT, PD | 3);
     put_le64(p->ram + PD, 0x83);
     memcpy(p->ram + CODE, code, sizeof code);
-    p->vm = ioctl(p->host.fd, KVM_CREATE_VM, 0);
+    p->vm = kvm_create_vm(&p->host);
     if (p->vm < 0)
         return -1;
     struct kvm_userspace_memory_region region = {.memory_size = RAM,
@@ -189,7 +189,8 @@ static void measure(struct kvm_verdict *v)
     if (!run_from(&p, LOOP, WARM_UP))
         return;
     u64 start = thread_ns();
-    (void)run_from(&p, LOOP, LOOPS);
+    if (!run_from(&p, LOOP, LOOPS))
+        return;
     u64 ns = MAX(thread_ns() - start, (u64)1);
     v->mips = (unsigned)MIN(2000ull * LOOPS / ns, 1000000ull);
     if (run_from(&p, 0, WARM_UP) && results_right(&p))

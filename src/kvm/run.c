@@ -315,8 +315,9 @@ static int enter(struct kvm_cpu *k)
 }
 
 /*
- * Its second half may be an exit of its own: an access that spans two pages, the rest of a repeated one. When
- * that is one that the vCPU's thread must hear of, it does so the next time that it runs.
+ * Its second half may be an exit of its own: an access that spans two pages, the rest of a repeated one, of
+ * which the kernel does at most 1024 steps in a row. When that is one that the vCPU's thread must hear of, it
+ * does so the next time that it runs.
  */
 int kvm_finish(struct kvm_cpu *k)
 {

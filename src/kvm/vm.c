@@ -137,6 +137,16 @@ void kvm_host_close(struct kvm_host *h)
     h->fd = -1;
 }
 
+/* Any signal makes the kernel give up in the middle. */
+int kvm_create_vm(const struct kvm_host *h)
+{
+    int fd;
+    do
+        fd = ioctl(h->fd, KVM_CREATE_VM, 0);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 /* --- the VM --- */
 
 int kvm_set_slot(const struct kvm_vm *kvm, unsigned slot, bool logged)
@@ -246,7 +256,7 @@ static int init(struct vm *vm, struct error *err)
     if (!r)
         r = kvm_host_open(&kvm->host, err);
     if (!r) {
-        kvm->fd = ioctl(kvm->host.fd, KVM_CREATE_VM, 0);
+        kvm->fd = kvm_create_vm(&kvm->host);
         r = kvm->fd < 0 ? error_set_errno(err, errno, "KVM does not create a VM") : set_up(kvm, vm, err);
     }
     if (r)
@@ -273,8 +283,7 @@ static void cpu_release(struct vcpu *vcpu)
         return;
     if (k->rescue)
         vcpu->vm->rescue->detach(k->rescue);
-    kvm_dirty_unmap_ring(k);
-    k->kvm->cpu[vcpu->index] = NULL;
+    kvm_dirty_remove_cpu(k);
     if (k->run)
         munmap(k->run, (size_t)k->kvm->host.run_size);
     if (k->fd >= 0)
@@ -323,7 +332,7 @@ static int cpu_init(struct vcpu *vcpu, struct error *err)
     if (r)
         cpu_release(vcpu);
     else
-        k->kvm->cpu[vcpu->index] = k;
+        kvm_dirty_add_cpu(k);
     return r;
 }
 

@@ -1,7 +1,4 @@
-/*
- * What somebody else than the guest did under KVM, and what a KVM that shadows page tables or refuses MSRs
- * must not spoil. Needs /dev/kvm.
- */
+/* Small guests under KVM, each with something that a kernel does not do every day. Needs /dev/kvm. */
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -179,6 +176,30 @@ static void page_tables_change_in_single_steps(void **state)
     destroy(&g);
 }
 
+/* Half an instruction that goes on for hours: REP LODSB from where there is no RAM. */
+static void a_pause_does_not_wait_for_a_string_without_end(void **state)
+{
+    static const u8 rep_lodsb[] = {0xf3, 0xac};
+    struct guest g = {0};
+    make(&g);
+    struct x86_state *s = &g.vm.vcpus[0]->state;
+    build_tables(&g);
+    put(&g, PDPT + 8, TSS | ALL); /* as a page directory: all of its GiB is the same 2 MiB behind RAM */
+    for (unsigned i = 0; i < 512; i++)
+        put(&g, TSS + 8 * i, 0x200000 | 0x80 | ALL);
+    build_state(s);
+    set_level(s, false);
+    memcpy(g.memory.ram + CODE, rep_lodsb, sizeof rep_lodsb);
+    s->gpr[X86_RSI] = 1u << 30;
+    s->gpr[X86_RCX] = 1u << 30;
+    start(&g);
+    vm_resume(&g.vm);
+    while (!g.vm.vcpus[0]->counters.mmio_reads && g.vm.end_reason == VM_END_NONE)
+        sched_yield();
+    vm_pause(&g.vm);
+    destroy(&g);
+}
+
 /* In real mode: an MSR that CPUID promises, whatever this KVM says. */
 static void arch_capabilities_can_be_read(void **state)
 {
@@ -213,6 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(page_tables_change_in_single_steps),
+        cmocka_unit_test(a_pause_does_not_wait_for_a_string_without_end),
         cmocka_unit_test(arch_capabilities_can_be_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
