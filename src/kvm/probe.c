@@ -15,7 +15,7 @@
 #include "kvm/kvm-internal.h"
 #include "kvm/kvm.h"
 
-#define LIMIT_MS 280
+#define LIMIT_MS 250
 #define WARM_UP 1000u
 #define LOOPS 15000u /* of two instructions */
 
