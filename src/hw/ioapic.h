@@ -44,10 +44,10 @@ struct ioapic {
     void (*entry_written)(void *owner, unsigned pin); /* or NULL; set by the owner */
     void *owner;
     bool elsewhere; /* a kernel has it: accesses here are lost, and logged. Set by the owner */
-    u8 version; /* IOAPIC_VERSION, unless the owner sets the other one */
-    u8 select;  /* IOREGSEL */
-    u32 id;     /* bits 27:24 */
-    u32 lines;  /* bit N: pin N is asserted, whatever the polarity that the guest programs */
+    u8 version;     /* IOAPIC_VERSION, unless the owner sets the other one */
+    u8 select;      /* IOREGSEL */
+    u32 id;         /* bits 27:24 */
+    u32 lines;      /* bit N: pin N is asserted, whatever the polarity that the guest programs */
     u64 redir[IOAPIC_PINS];
 };
 

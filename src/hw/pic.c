@@ -222,9 +222,10 @@ static u8 chip_poll(struct pic_chip *c, bool master)
 
 static bool lost(const struct pic *p, const struct io_region *r, u64 offset)
 {
+    u64 port = r->base + offset;
     if (p->elsewhere)
         log_guest("access to port 0x%llx of an 8259, which is in the kernel, is lost",
-                  (unsigned long long)(r->base + offset));
+                  (unsigned long long)port);
     return p->elsewhere;
 }
 

@@ -209,6 +209,9 @@ static inline u8 inb(u16 port)
 /* Runs @f at CPL 3 with @arg; comes back with what it returned, or, when it faults, with last set. */
 word run_user(word (*f)(word), word arg);
 
+/* A loop that goes round so often is code of which an engine has made the most. */
+enum { OFTEN = 60 };
+
 /* Pages from 16 MiB on, zeroed, never freed. */
 void *alloc_page(void);
 
