@@ -132,9 +132,9 @@ struct rescue_ops {
     /*
      * Up to @count instructions or deliveries. VCPU_EXIT_REQUEST when all is well. @missed, unless NULL: the
      * engine learns of page tables by watching the guest. Then the first may be any, and it stops in front of
-     * another that the engine should see: a write that is not to the stack, a change of control registers or
-     * translations, user mode. When the first was of these it sets *missed, and the engine is to forget what
-     * it knew.
+     * another that the engine should see: a write that is not to the stack nor by FS or GS, a change of
+     * control registers or translations, user mode. When the first was of these it sets *missed, and the
+     * engine is to forget what it knew.
      */
     enum vcpu_exit (*step)(void *rescue, unsigned count, bool *missed);
 };

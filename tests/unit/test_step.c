@@ -123,6 +123,36 @@ static void a_watched_stretch_ends_in_front_of_writes(void **state)
     memory_release(&g.memory);
 }
 
+/* What belongs to a processor or a thread is no page table, and neither is what registers are saved in. */
+static void a_watched_stretch_goes_on_over_local_writes(void **state)
+{
+    static const u8 local[] = {
+        0x65, 0xa3, COUNTER & 0xff, COUNTER >> 8,       /* mov %ax, %gs:COUNTER */
+        0x0f, 0xae, 0x06,           0x00,         0x40, /* fxsave 0x4000 */
+        0x50,                                           /* push %ax */
+        0xfa, 0xf4,                                     /* cli, hlt */
+    };
+    struct guest g = {0};
+    struct error err = {0};
+    bool missed = false;
+    make(&g, &interpret_engine);
+    struct vcpu *vcpu = g.vm.vcpus[0];
+    assert_int_equal(memory_write(&g.memory, CODE, local, sizeof local), 0);
+    vcpu->state.gpr[X86_RSP] = 0x8000;
+    vm_stop(&g.vm);
+    vcpu_request_clear(vcpu, VCPU_REQ_PAUSE);
+    void *rescue = interpret_rescue.attach(vcpu, &err);
+    assert_non_null(rescue);
+    vm_enter_guest(&g.vm, vcpu);
+    assert_int_equal(interpret_rescue.step(rescue, 100, &missed), VCPU_EXIT_HALT);
+    assert_int_equal(vcpu->state.rip, CODE + sizeof local);
+    assert_false(missed);
+    vm_leave_guest(&g.vm, vcpu);
+    interpret_rescue.detach(rescue);
+    vm_release(&g.vm);
+    memory_release(&g.memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -130,6 +160,7 @@ int main(void)
         cmocka_unit_test(under_the_translator),
         cmocka_unit_test(under_kvm),
         cmocka_unit_test(a_watched_stretch_ends_in_front_of_writes),
+        cmocka_unit_test(a_watched_stretch_goes_on_over_local_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -321,12 +321,37 @@ static bool changes_translation(const ZydisDecodedInstruction *z)
     return z->mnemonic == ZYDIS_MNEMONIC_INVLPG || z->mnemonic == ZYDIS_MNEMONIC_INVPCID;
 }
 
+/* The stack, and what belongs to a thread or a processor. */
+static bool is_local(const ZydisDecodedOperand *o)
+{
+    return o->mem.segment == ZYDIS_REGISTER_FS || o->mem.segment == ZYDIS_REGISTER_GS ||
+           ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->mem.base) == ZYDIS_REGISTER_RSP;
+}
+
 static bool touches_memory(const ZydisDecodedOperand *o)
 {
     if (o->type == ZYDIS_OPERAND_TYPE_REGISTER)
         return ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_CONTROL;
     return o->type == ZYDIS_OPERAND_TYPE_MEMORY && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-           ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->mem.base) != ZYDIS_REGISTER_RSP;
+           !is_local(o);
+}
+
+/* What no processor could take for a page table. */
+static bool saves_registers(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVES:
+    case ZYDIS_MNEMONIC_XSAVES64: return true;
+    default: return false;
+    }
 }
 
 bool decode_touches_memory(struct soft_cpu *c)
@@ -336,6 +361,8 @@ bool decode_touches_memory(struct soft_cpu *c)
     ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
     if (!decode_next(c, &ctx, &z))
         return false; /* it is #UD, and that writes the stack */
+    if (saves_registers(&z))
+        return false;
     if (changes_translation(&z) || !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder_of(c->interpret, c->mode),
                                                                             &ctx, &z, o, z.operand_count)))
         return true;

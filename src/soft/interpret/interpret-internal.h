@@ -197,8 +197,8 @@ void decode_trace(struct soft_cpu *c);
 /* The name of the instruction at rip. Raises when it cannot be fetched. */
 const char *decode_mnemonic(struct soft_cpu *c);
 /*
- * Does the one at RIP write memory other than by RSP, or change what addresses mean? Raises when it cannot be
- * fetched.
+ * Does the one at RIP write memory that may be a page table (not by RSP, FS or GS, nor to save registers), or
+ * change what addresses mean? Raises when it cannot be fetched.
  */
 bool decode_touches_memory(struct soft_cpu *c);
 
