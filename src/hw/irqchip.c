@@ -178,8 +178,6 @@ static void ioapic_entry_written(void *owner, unsigned pin)
     u64 addr;
     u32 data;
 
-    if (all_in_kernel(&s->chip))
-        log_guest("access to the I/O APIC, which is in the kernel, is lost");
     if (!s->chip.kernel || all_in_kernel(&s->chip))
         return;
     apic_encode_msi(&m, &addr, &data);

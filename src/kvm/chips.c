@@ -113,7 +113,7 @@ static void level_pin(struct kernel_chips *c, unsigned pin, u64 addr, u32 data)
     kvm->pin[pin].addr = addr;
     kvm->pin[pin].data = data;
     if (set_routes(kvm, &err) < 0)
-        log_error("%s", err.text);
+        log_guest("%s", err.text);
 }
 
 static void set_line(struct kernel_chips *c, unsigned gsi, bool level)

@@ -16,6 +16,7 @@
 #include "kvm/kvm.h"
 
 #define LIMIT_MS 250
+#define REAP_MS 30
 #define WARM_UP 1000u
 #define LOOPS 15000u /* of two instructions */
 
@@ -223,6 +224,15 @@ static bool await(int fd, struct kvm_verdict *v)
     return r == 1 && read(fd, v, sizeof *v) == (ssize_t)sizeof *v;
 }
 
+/* One that is stuck in the kernel does not die, and is left to itself. */
+static void end(pid_t child)
+{
+    const struct timespec ms = {.tv_nsec = 1000000};
+    kill(child, SIGKILL);
+    for (unsigned n = 0; n < REAP_MS && waitpid(child, NULL, WNOHANG) == 0; n++)
+        nanosleep(&ms, NULL);
+}
+
 void kvm_probe(struct kvm_verdict *v)
 {
     int fds[2];
@@ -241,9 +251,7 @@ void kvm_probe(struct kvm_verdict *v)
         if (!await(fds[0], v))
             *v = (struct kvm_verdict){.kind = KVM_KIND_BROKEN,
                                       .text = "KVM here does not finish a small guest in time"};
-        kill(child, SIGKILL);
-        while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-            ;
+        end(child);
     }
     close(fds[0]);
 }
