@@ -356,7 +356,7 @@ static bool take_nmi(struct soft_cpu *c)
 static void deliver_external(struct soft_cpu *c, u8 vector)
 {
     c->vcpu->counters.interrupts++;
-    if (c->windows && c->cpl == 3)
+    if (c->windows)
         windows_tick(c);
     deliver_event(c, vector);
 }

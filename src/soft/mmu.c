@@ -316,7 +316,7 @@ void soft_tlb_flush_all(struct soft_cpu *c, bool globals)
     trace(mmu, "cpu%u: flush all%s", c->vcpu->index, globals ? " and globals" : "");
     if (globals) {
         wipe(c);
-        update_map_key(c);
+        mmu_update(c);
         return;
     }
     if (c->s->cr4 & X86_CR4_PCIDE)

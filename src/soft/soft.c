@@ -47,7 +47,7 @@ static u32 mode_bits(struct soft_cpu *c)
     if (c->cpl == 0)
         mode |= SOFT_MODE_CPL0;
     if (c->code_size == 8) {
-        if (c->windows && c->cpl == 3 && windows_on(c))
+        if (c->windows && (c->cpl == 3 || c->cpl == 0) && windows_on(c))
             mode |= SOFT_MODE_WINDOW;
         return mode | SOFT_MODE_CODE64 | SOFT_MODE_FLAT;
     }

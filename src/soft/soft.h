@@ -91,7 +91,7 @@ struct soft_cpu {
     _Atomic u32 kick; /* translated code is wanted back in the run loop */
     u32 map_cover;    /* bits of soft_tlb_entry.gpa that a page needs for map_key to stand for it */
     u64 far_gpr[5];   /* guest registers that have no host register */
-    u64 window_mask;  /* windows: WINDOW_MASK */
+    u64 window_mask;  /* windows: size of the current one - 1 */
     u64 touch_mask;   /* windows: what PEXT makes of an address with it, touched, tells of its slice */
     u64 scratch[2];
     void *shadow_limit; /* of the return stack, see below */

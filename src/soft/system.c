@@ -140,11 +140,11 @@ static void write_cr4(struct soft_cpu *c, u64 value)
         soft_gp0(c);
     if (x86_paging(s) && !x86_long_mode(s) && (value & X86_CR4_PAE) && (changed & translation))
         check_pdptes(c, s->cr3);
-    if (changed & translation)
-        soft_tlb_flush_all(c, true);
     if (changed & X86_CR4_PCIDE)
         soft_tlb_flush_all(c, false);
     s->cr4 = value;
+    if (changed & translation)
+        soft_tlb_flush_all(c, true);
     soft_mode_changed(c);
 }
 

@@ -31,16 +31,19 @@
 
 #define SLICE_SHIFT 40
 #define SLICE_SIZE (1ull << SLICE_SHIFT)
-#define SLICES 4u /* of a window */
-#define NO_SLICE 0xffu
-#define WINDOW_SIZE (SLICES * SLICE_SIZE)
+#define USER_SLICES 4u /* of the window of a process */
+#define SYS_SLICES 32u /* of the supervisor's */
+#define NO_SLICE ~0u
 #define MARKS_SIZE (1ull << (64 - WINDOW_TOUCH_SHIFT))
 #define APART (16ull << 30) /* rule 6 */
-#define WINDOWS 18u
+#define PROCESS_WINDOWS 10u
+#define SYS_WINDOW PROCESS_WINDOWS
+#define WINDOWS (PROCESS_WINDOWS + 1)
 #define AWAY_MIN (MARKS_SIZE + APART) /* from the marks to their window */
 #define AWAY_MAX (AWAY_MIN + (64ull << 30))
-#define WINDOW_STRIDE (AWAY_MAX + WINDOW_SIZE + APART)
-#define HOST_SIZE (WINDOWS * WINDOW_STRIDE + MARKS_SIZE) /* behind the last one: the marks of none */
+#define WINDOW_STRIDE (AWAY_MAX + USER_SLICES * SLICE_SIZE + APART)
+#define NO_MARKS (SYS_WINDOW * WINDOW_STRIDE + AWAY_MAX + SYS_SLICES * SLICE_SIZE + APART)
+#define HOST_SIZE (NO_MARKS + MARKS_SIZE)
 #define USER_END (1ull << 47)
 #define LARGE_SIZE (2ull << 20)
 
@@ -50,14 +53,23 @@
 #define NEAR_BITS 1024
 #define PROCESSES 256u
 
-enum { START_TICKS = 3, CREDIT_START = 3000, CREDIT_TICK = 150, CREDIT_MAX = 6000, CHECKS_A_CREDIT = 64 };
+enum {
+    SYS_START_TICKS = 250 /* after the boot, most likely */,
+    START_TICKS = 3,
+    CREDIT_START = 3000,
+    CREDIT_TICK = 150,
+    CREDIT_MAX = 6000,
+    CHECKS_A_CREDIT = 64
+};
 enum { WAIT_FIRST = 16, WAIT_MAX = 4096 };
 
 struct window {
     u64 root;
-    u16 space; /* 0: free */
-    u8 slice[SLICES];
+    u16 space;  /* 0: free */
+    u32 slices; /* a power of 2 */
+    u32 slice[SYS_SLICES];
     bool huge;                      /* some pages are of pages of 1 GiB */
+    bool doubtful;                  /* of the supervisor: something global was flushed (rule 4) */
     u32 first;                      /* of its mappings; 0 is none */
     u64 near_large[NEAR_BITS / 64]; /* by a hash of the 4 MiB: some there are of pages of 2 or 4 MiB */
 };
@@ -74,7 +86,7 @@ struct mapping {
 struct process {
     u64 root;
     bool on;
-    u8 ticks;
+    u16 ticks;
     u16 wait, next_wait;
     i32 credit;
 };
@@ -86,7 +98,7 @@ struct windows {
     struct window *now; /* the current one, or NULL */
     u32 next_window, free_mapping, fresh_mapping;
     struct window window[WINDOWS];
-    struct process process[PROCESSES];
+    struct process process[PROCESSES], sys;
     struct mapping mapping[MAPPINGS];
     u32 by_la[1 << HASH_BITS], by_gpa[1 << HASH_BITS];
 };
@@ -106,7 +118,22 @@ static u32 *hash_slot(u32 *table, u64 page, unsigned salt)
 /* Of the window, or of none. */
 static u8 *marks_of(const struct windows *w, const struct window *s)
 {
-    return w->host + (s ? (u64)(s - w->window) : WINDOWS) * WINDOW_STRIDE;
+    return w->host + (s ? (u64)(s - w->window) * WINDOW_STRIDE : NO_MARKS);
+}
+
+static bool is_sys(const struct windows *w, const struct window *s)
+{
+    return s == &w->window[SYS_WINDOW];
+}
+
+static u64 window_size(const struct window *s)
+{
+    return s->slices * SLICE_SIZE;
+}
+
+static u32 *slice_at(struct window *s, u64 slice)
+{
+    return &s->slice[slice % s->slices];
 }
 
 static u8 *host_start(const struct windows *w, const struct window *s)
@@ -116,7 +143,7 @@ static u8 *host_start(const struct windows *w, const struct window *s)
 
 static u8 *host_of(const struct windows *w, const struct window *s, u64 la)
 {
-    return host_start(w, s) + (la & (WINDOW_SIZE - 1));
+    return host_start(w, s) + (la & (window_size(s) - 1));
 }
 
 static u64 size_of(bool large)
@@ -174,7 +201,7 @@ static void empty(struct windows *w, struct window *s)
 {
     if (!s->first)
         return;
-    BUG_ON(!no_access(host_start(w, s), WINDOW_SIZE));
+    BUG_ON(!no_access(host_start(w, s), window_size(s)));
     while (s->first)
         forget(w, s->first);
 }
@@ -213,8 +240,12 @@ static void note(struct windows *w, struct window *s, u32 n, const struct mappin
 
 /* --- which process has windows (rule 5) --- */
 
+#define SYS_ROOT 1 /* stands for the supervisor; no page tables are there */
+
 static struct process *process(struct windows *w, u64 root)
 {
+    if (root == SYS_ROOT)
+        return &w->sys;
     struct process *p = &w->process[(root >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 56];
     if (p->root != root)
         *p = (struct process){.root = root, .next_wait = WAIT_FIRST};
@@ -226,6 +257,8 @@ _Static_assert(PROCESSES == 256, "the hash above has 8 bits");
 bool windows_on(struct soft_cpu *c)
 {
     struct windows *w = c->windows;
+    if (c->cpl != 3)
+        return (c->s->cr4 & X86_CR4_PGE) && (w->always || process(w, SYS_ROOT)->on);
     return w->always || process(w, root_of(c))->on;
 }
 
@@ -239,14 +272,14 @@ static void give_up(struct process *p)
 
 void windows_tick(struct soft_cpu *c)
 {
-    struct process *p = process(c->windows, root_of(c));
+    struct process *p = process(c->windows, c->cpl == 3 ? root_of(c) : SYS_ROOT);
     if (p->on) {
         p->credit = MIN(p->credit + CREDIT_TICK, (i32)CREDIT_MAX);
         if (p->credit < 0)
             give_up(p);
     } else if (p->wait) {
         p->wait--;
-    } else if (++p->ticks >= START_TICKS) {
+    } else if (++p->ticks >= (p->root == SYS_ROOT ? SYS_START_TICKS : START_TICKS)) {
         p->on = true;
         p->credit = CREDIT_START;
     }
@@ -263,6 +296,7 @@ void windows_enter(struct soft_cpu *c)
 static void choose(struct soft_cpu *c, struct window *s)
 {
     c->windows->now = s;
+    c->window_mask = s ? window_size(s) - 1 : 0;
     c->window_gs = marks_of(c->windows, s);
     windows_enter(c);
 }
@@ -276,29 +310,37 @@ static u8 *mark(const struct windows *w, const struct window *s, u64 slice)
 static bool add_slice(struct windows *w, struct window *s, u64 slice)
 {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
-    if (!s || slice >= USER_END >> SLICE_SHIFT || s->slice[slice % SLICES] != NO_SLICE)
+    if (!s || (slice >= USER_END >> SLICE_SHIFT) != is_sys(w, s) || *slice_at(s, slice) != NO_SLICE)
         return false;
     u8 *page = mmap(mark(w, s, slice), PAGE_SIZE, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (page == MAP_FAILED)
         return false;
     *page =
         1; /* else it is the zero page, as all: a cache that guesses by linear addresses would miss them */
-    s->slice[slice % SLICES] = (u8)slice;
+    *slice_at(s, slice) = (u32)slice;
     return true;
 }
 
 static void remove_slices(struct windows *w, struct window *s)
 {
-    for (unsigned k = 0; k < SLICES; k++)
+    for (unsigned k = 0; k < s->slices; k++)
         if (s->slice[k] != NO_SLICE)
             BUG_ON(!no_access(mark(w, s, s->slice[k]), PAGE_SIZE));
 }
 
+/* Is the page there for the supervisor in each address space? */
+static bool serves_all(const struct paging_page *p)
+{
+    return p->global && !p->user;
+}
+
 /* Rule 4: is what @m says still what the page tables say? */
-static bool holds(struct soft_cpu *c, const struct mapping *m)
+static bool holds(struct soft_cpu *c, const struct window *s, const struct mapping *m)
 {
     struct paging_page p;
-    if (paging_walk(mmu_paging_env(c), c->s, m->la, PAGING_R | PAGING_USER, &p) != 0)
+    bool sys = is_sys(c->windows, s);
+    if (paging_walk(mmu_paging_env(c), c->s, m->la, PAGING_R | (sys ? 0 : PAGING_USER), &p) != 0 ||
+        (sys && !serves_all(&p)))
         return false;
     if ((p.gpa & ~(size_of(m->large) - 1)) != m->gpa || (m->large && p.shift < 21))
         return false;
@@ -313,7 +355,7 @@ static void look_again(struct soft_cpu *c, struct window *s)
     u32 next;
     for (u32 n = s->first; n; n = next) {
         next = w->mapping[n].next;
-        if (holds(c, &w->mapping[n])) {
+        if (holds(c, s, &w->mapping[n])) {
             kept++;
         } else {
             gone++;
@@ -321,34 +363,57 @@ static void look_again(struct soft_cpu *c, struct window *s)
         }
     }
     p->credit -= (i32)(kept / CHECKS_A_CREDIT + gone / 2);
-    if (gone > 16 && gone > kept) /* most likely another program */
+    if (gone > 16 && gone > kept && !is_sys(w, s)) /* most likely another program */
         *p = (struct process){.root = s->root, .next_wait = WAIT_FIRST};
 }
 
 static struct window *window_of(struct windows *w, u64 root)
 {
-    for (unsigned k = 0; k < WINDOWS; k++)
+    for (unsigned k = 0; k < PROCESS_WINDOWS; k++)
         if (w->window[k].space && w->window[k].root == root)
             return &w->window[k];
     return NULL;
 }
 
+static void reset(struct window *s, u64 root, u32 slices)
+{
+    *s = (struct window){.root = root, .slices = slices};
+    memset(s->slice, 0xff, sizeof s->slice);
+}
+
+_Static_assert(NO_SLICE == 0xffffffff, "see memset() above");
+
 /* In the place of the one that came first. */
 static struct window *new_window(struct windows *w, u64 root)
 {
-    struct window *s = &w->window[w->next_window++ % WINDOWS];
+    struct window *s = &w->window[w->next_window++ % PROCESS_WINDOWS];
     if (s == w->now)
-        s = &w->window[w->next_window++ % WINDOWS];
+        s = &w->window[w->next_window++ % PROCESS_WINDOWS];
     empty(w, s);
     remove_slices(w, s);
-    *s = (struct window){.root = root};
-    memset(s->slice, NO_SLICE, sizeof s->slice);
+    reset(s, root, USER_SLICES);
     return s;
+}
+
+static void switch_to_sys(struct soft_cpu *c)
+{
+    struct windows *w = c->windows;
+    struct window *s = &w->window[SYS_WINDOW];
+    if (unlikely(s->doubtful)) {
+        s->doubtful = false;
+        look_again(c, s);
+    }
+    if (w->now != s)
+        choose(c, s);
 }
 
 void windows_switch(struct soft_cpu *c, u16 space)
 {
     struct windows *w = c->windows;
+    if (space && c->cpl != 3) {
+        switch_to_sys(c);
+        return;
+    }
     u64 root = root_of(c);
     if (likely(w->now && w->now->space == space && w->now->root == root))
         return;
@@ -384,7 +449,7 @@ static bool fits_large(const struct memory *m, const struct paging_page *p)
     const u8 *host = memory_ram(m, first);
     return p->shift >= 21 && host &&
            memory_ram(m, first + LARGE_SIZE - PAGE_SIZE) == host + LARGE_SIZE - PAGE_SIZE &&
-           !memory_large_page_tracked(m, (u64)memory_ram_offset(m, first));
+           (!p->writable || !memory_large_page_tracked(m, (u64)memory_ram_offset(m, first)));
 }
 
 static bool map(struct windows *w, struct window *s, const struct memory *m, const struct mapping *what)
@@ -440,11 +505,12 @@ static enum window_fault fill(struct soft_cpu *c, struct window *s, u64 la, bool
 {
     const struct memory *m = c->vcpu->vm->memory;
     struct paging_page p;
-    unsigned access = PAGING_USER | (write ? PAGING_W : PAGING_R);
+    bool sys = is_sys(c->windows, s);
+    unsigned access = (sys ? 0 : PAGING_USER) | (write ? PAGING_W : PAGING_R);
     if (paging_walk(mmu_paging_env(c), c->s, la, access, &p) != 0)
         return WINDOW_REFUSED;
     i64 off = memory_ram_offset(m, p.gpa);
-    if (off < 0)
+    if (off < 0 || (sys && !serves_all(&p)))
         return WINDOW_SLOW;
     struct mapping what = {.write = p.writable && p.dirty && !memory_page_tracked(m, (u64)off & PAGE_MASK)};
     if (write && !what.write)
@@ -458,26 +524,34 @@ static enum window_fault fill(struct soft_cpu *c, struct window *s, u64 la, bool
     if (p.shift > PAGE_SHIFT)
         *near_word(s, la) |= near_bit(la);
     put(c, s, &what);
-    process(c->windows, s->root)->credit--;
     c->vcpu->counters.window_fills++;
     return WINDOW_MAPPED;
+}
+
+static enum window_fault serve(struct soft_cpu *c, u64 host, bool write)
+{
+    struct windows *w = c->windows;
+    struct window *s = w->now;
+    u64 off = host - (u64)(uintptr_t)marks_of(w, s);
+    if (off < MARKS_SIZE)
+        return add_slice(w, s, off >> PAGE_SHIFT) ? WINDOW_MAPPED : WINDOW_NO_SLICE;
+    off = s ? host - (u64)(uintptr_t)host_start(w, s) : ~0ull;
+    if (!s || off >= window_size(s) || at_end(off, PAGE_SIZE) || s->slice[off >> SLICE_SHIFT] == NO_SLICE)
+        return WINDOW_SLOW;
+    u64 slice = s->slice[off >> SLICE_SHIFT];
+    return fill(c, s, slice << SLICE_SHIFT | (off & (SLICE_SIZE - 1)), write);
 }
 
 enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write)
 {
     struct windows *w = c->windows;
-    struct window *s = w->now;
     if (host - (u64)(uintptr_t)w->host >= HOST_SIZE)
         return WINDOW_NOT_OURS;
     c->vcpu->counters.window_faults++;
-    u64 off = host - (u64)(uintptr_t)marks_of(w, s);
-    if (off < MARKS_SIZE)
-        return add_slice(w, s, off >> PAGE_SHIFT) ? WINDOW_MAPPED : WINDOW_NO_SLICE;
-    off = s ? host - (u64)(uintptr_t)host_start(w, s) : ~0ull;
-    if (off >= WINDOW_SIZE || at_end(off, PAGE_SIZE) || s->slice[off >> SLICE_SHIFT] == NO_SLICE)
-        return WINDOW_SLOW;
-    u64 slice = s->slice[off >> SLICE_SHIFT];
-    return fill(c, s, slice << SLICE_SHIFT | (off & (SLICE_SIZE - 1)), write);
+    enum window_fault result = serve(c, host, write);
+    if (result != WINDOW_REFUSED && w->now)
+        process(w, w->now->root)->credit--;
+    return result;
 }
 
 /* --- taking out --- */
@@ -492,12 +566,22 @@ static void drop_page(struct windows *w, struct window *s, u64 la)
         drop(w, n);
 }
 
+static void drop_around(struct windows *w, struct window *s, u64 la, unsigned shift)
+{
+    u32 next;
+    for (u32 n = s->first; n; n = next) {
+        next = w->mapping[n].next;
+        if ((w->mapping[n].la ^ la) >> shift == 0)
+            drop(w, n);
+    }
+}
+
 /* What there is of a large page around @la goes, too. */
 static void invalidate(struct windows *w, struct window *s, u64 la)
 {
     u64 first = la & ~(NEAR_SIZE - 1);
     if (s->huge) {
-        empty(w, s);
+        drop_around(w, s, la, 30);
     } else if (*near_word(s, la) & near_bit(la)) {
         for (u64 page = first; page < first + NEAR_SIZE; page += PAGE_SIZE)
             drop_page(w, s, page);
@@ -510,8 +594,8 @@ void windows_invlpg(struct soft_cpu *c, u64 la)
 {
     struct windows *w = c->windows;
     u64 slice = la >> SLICE_SHIFT;
-    for (unsigned k = 0; la < USER_END && k < WINDOWS; k++)
-        if (w->window[k].first && w->window[k].slice[slice % SLICES] == slice)
+    for (unsigned k = 0; k < WINDOWS; k++)
+        if (w->window[k].first && *slice_at(&w->window[k], slice) == slice)
             invalidate(w, &w->window[k], la);
 }
 
@@ -534,9 +618,11 @@ void windows_drop_all(struct soft_cpu *c)
 {
     struct windows *w = c->windows;
     choose(c, NULL);
-    empty_all(w);
-    for (unsigned k = 0; k < WINDOWS; k++)
+    for (unsigned k = 0; k < PROCESS_WINDOWS; k++) {
+        empty(w, &w->window[k]);
         w->window[k].space = 0;
+    }
+    w->window[SYS_WINDOW].doubtful = true;
 }
 
 /* --- life --- */
@@ -579,8 +665,10 @@ int windows_init(struct soft_cpu *c, bool always, struct error *err)
     w->away = away;
     w->always = always;
     w->fresh_mapping = 1;
-    for (unsigned k = 0; k < WINDOWS; k++)
-        memset(w->window[k].slice, NO_SLICE, sizeof w->window[k].slice);
+    for (unsigned k = 0; k < PROCESS_WINDOWS; k++)
+        reset(&w->window[k], 0, USER_SLICES);
+    reset(&w->window[SYS_WINDOW], SYS_ROOT, SYS_SLICES);
+    w->sys = (struct process){.root = SYS_ROOT, .next_wait = WAIT_FIRST};
     c->windows = w;
     choose(c, NULL);
     return 0;

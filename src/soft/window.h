@@ -15,7 +15,6 @@
 #include "soft/soft.h"
 
 #define WINDOW_SLICE_SHIFT 40
-#define WINDOW_MASK ((4ull << WINDOW_SLICE_SHIFT) - 1)
 #define WINDOW_TOUCH_SHIFT (WINDOW_SLICE_SHIFT - PAGE_SHIFT)
 
 /*
@@ -23,7 +22,7 @@
  * for it, with several vCPUs, or if @c does not come from windows_cpu_alloc(), nothing happens: there are no
  * windows then. GS, the host's, is such that for a linear address la of the guest
  * - GS:[la >> WINDOW_TOUCH_SHIFT] can be read if the window has room for its slice, and otherwise faults,
- * - the window's place for it is then at GS:[c + (la & WINDOW_MASK)].
+ * - the window's place for it is then at GS:[c + (la & c->window_mask)].
  */
 int windows_init(struct soft_cpu *c, bool always, struct error *err);
 

@@ -429,7 +429,6 @@ static int engine_vcpu_init(struct vcpu *vcpu, struct error *err)
         }
     }
     t->catcher.caught = translate_fault;
-    t->soft.window_mask = WINDOW_MASK;
     t->soft.touch_mask = ~MASK(WINDOW_TOUCH_SHIFT);
     vector_init(&t->soft);
     t->flags_killed = flags_probe();

@@ -247,7 +247,7 @@ struct translate_cpu {
     struct {
         u64 gpa;
         u32 count;
-    } slow[64];               /* T20: instructions whose accesses windows could not serve, by a hash */
+    } slow[4096];             /* T20: instructions whose accesses windows could not serve, by a hash */
     struct translation *worn; /* one of them is in this one */
     u32 worn_evictions;
     u32 budget;    /* in lock-step: blocks left to enter before translated code is left */

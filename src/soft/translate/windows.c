@@ -246,7 +246,7 @@ enum { SLOW_MAX = 8 };
 static void note_slow(struct translate_cpu *t, struct translation *code, const struct window_site *site)
 {
     u64 gpa = (code->block->gpa & PAGE_MASK) + site->off;
-    unsigned n = (unsigned)(gpa * 0x9e3779b97f4a7c15ull >> 58);
+    unsigned n = (unsigned)(gpa * 0x9e3779b97f4a7c15ull >> 52);
     if (t->slow[n].gpa != gpa) {
         t->slow[n].gpa = gpa;
         t->slow[n].count = 0;
@@ -259,7 +259,7 @@ static void note_slow(struct translate_cpu *t, struct translation *code, const s
     atomic_store(&t->soft.kick, 1);
 }
 
-_Static_assert(ARRAY_SIZE(((struct translate_cpu *)0)->slow) == 64, "the hash above has 6 bits");
+_Static_assert(ARRAY_SIZE(((struct translate_cpu *)0)->slow) == 4096, "the hash above has 12 bits");
 
 /* Of a VM with one vCPU, as all that has windows. */
 void window_serve_worn(struct translate_cpu *t)
