@@ -150,7 +150,7 @@ enum soft_mode_bits {
     SOFT_MODE_VM86 = 1 << 5,
     SOFT_MODE_CPL3 = 1 << 6,
     SOFT_MODE_CPL0 = 1 << 7,
-    SOFT_MODE_WINDOW = 1 << 8, /* 64-bit user code that looks at windows first: the same instructions */
+    SOFT_MODE_WINDOW = 1 << 8, /* 64-bit code that looks at windows first: the same instructions */
 };
 
 int soft_cpu_init(struct soft_cpu *c, struct vcpu *vcpu, struct error *err);

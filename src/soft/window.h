@@ -1,11 +1,12 @@
 /*
- * Windows: guest memory where the host's MMU translates for user code (docs/translator.md, T20).
+ * Windows: guest memory where the host's MMU translates (docs/translator.md, T20).
  *
- * A window is a stretch of the monitor's address space that stands for parts of a guest's user address space.
- * Pages of the RAM memfd are mapped into it when translated code first touches them, with the rights that the
- * guest's page tables give, and taken out where the architecture says that a TLB entry goes. So an access
- * needs no look into the software TLB, only one whether the window has the address: a read of something that
- * is there for each slice of 1 TiB that the window has, and faults elsewhere.
+ * A window is a stretch of the monitor's address space that stands for parts of a guest's: of that of a
+ * process, for user code, or of what the supervisor has in all of them, its global pages. Pages of the RAM
+ * memfd are mapped into it when translated code first touches them, with the rights that the guest's page
+ * tables give, and taken out where the architecture says that a TLB entry goes. So an access needs no look
+ * into the software TLB, only one whether the window has the address: a read of something that is there for
+ * each slice of 1 TiB that the window has, and faults elsewhere.
  *
  * All functions are for the vCPU's own thread, in a VM of one vCPU.
  */
@@ -34,13 +35,14 @@ void windows_release(struct soft_cpu *c);
 /* This thread is about to run code: sets GS. */
 void windows_enter(struct soft_cpu *c);
 
-/* Does 64-bit user code under the current CR3 use windows (SOFT_MODE_WINDOW)? */
+/* Does 64-bit code of the current CPL, 0 or 3, and CR3 use windows (SOFT_MODE_WINDOW)? */
 bool windows_on(struct soft_cpu *c);
 
-/* User code is about to run that uses windows: those of address space number @space, or none (0). */
+/* Code is about to run that uses windows: those of address space number @space, or of the supervisor; or none
+ * (0). */
 void windows_switch(struct soft_cpu *c, u16 space);
 
-/* A timer's interrupt, or another one, found user code running: what processes get windows depends on it. */
+/* A timer's interrupt, or another one, found such code running: who gets windows depends on it. */
 void windows_tick(struct soft_cpu *c);
 
 /*
@@ -51,7 +53,8 @@ void windows_tick(struct soft_cpu *c);
 enum window_fault { WINDOW_NOT_OURS, WINDOW_MAPPED, WINDOW_REFUSED, WINDOW_SLOW, WINDOW_NO_SLICE };
 enum window_fault windows_fault(struct soft_cpu *c, u64 host, bool write);
 
-/* As the functions of the TLB with these names. */
+/* As the functions of the TLB with these names; and all goes, but that the supervisor's pages are looked up
+ * anew. */
 void windows_invlpg(struct soft_cpu *c, u64 la);
 void windows_protect(struct soft_cpu *c, u64 gpa);
 void windows_drop_all(struct soft_cpu *c);
