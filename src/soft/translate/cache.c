@@ -35,7 +35,7 @@ static struct translation **bucket(struct translate_vm *v, u64 gpa, u32 mode)
 struct translation *translation_find(struct translate_vm *v, u64 gpa, u32 mode)
 {
     struct translation *code = *bucket(v, gpa, mode);
-    while (code && (code->block->gpa != gpa || code->block->mode != mode))
+    while (code && code->key != key_of(gpa, mode))
         code = code->same_hash;
     return code;
 }
@@ -68,7 +68,8 @@ struct translation *translation_new(struct translate_vm *v, const struct block *
     u8 *bytes = (u8 *)(from + 1);
     size_t size = ALIGN_UP((size_t)(bytes + b->len - (u8 *)code), TRANSLATION_UNIT);
     r->arena_used += size;
-    *code = (struct translation){.block = from, .units = (u32)(size / TRANSLATION_UNIT)};
+    *code = (struct translation){
+        .key = key_of(b->gpa, b->mode), .block = from, .units = (u32)(size / TRANSLATION_UNIT)};
     memcpy(from, b, sizeof *b);
     memcpy(bytes, b->bytes, b->len);
     from->bytes = bytes;
@@ -262,7 +263,7 @@ static void forget_translation(struct translate_vm *v, const struct code_region 
 {
     for (unsigned n = 0; n < v->vm->vcpu_count; n++)
         if (v->vm->vcpus[n]->engine_data)
-            forget_key(v->vm->vcpus[n]->engine_data, r, key_of(code->block->gpa, code->block->mode));
+            forget_key(v->vm->vcpus[n]->engine_data, r, code->key);
     unlink_all(v, code);
     take_out(v, code);
     if (!code->link)

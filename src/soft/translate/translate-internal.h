@@ -73,6 +73,7 @@ struct window_site {
 struct translation {
     struct translation **link, *next; /* in the list of its page's; link is NULL: stale, not in the list */
     struct translation *same_hash;
+    u64 key;             /* guest-physical address and mode, as the code cache has them */
     struct block *block; /* without its instructions: what the code was made from */
     u8 *entry[ENTRIES];  /* writable view */
     u8 *stale[2];        /* what the entries lead to when it is stale, by flags in the host or saved */
@@ -157,7 +158,7 @@ struct return_frame {
 
 #define TRANSLATE_EXITS_MAX (5u << 16)
 #define TRANSLATE_SLOTS_MAX (1u << 17)
-#define TRANSLATION_HASH_BITS 16
+#define TRANSLATION_HASH_BITS 18
 
 /* The ways between translated code and C, executable by all vCPUs. Writable view, but for enter. */
 struct translate_thunks {
